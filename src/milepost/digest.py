@@ -1,0 +1,53 @@
+"""Digests and checksums: strings that name their algorithm, `"blake3:<hex>"`.
+
+The digest (BLAKE3, 256 bits) is the identity of bytes: deduplication and `verify` rest on
+it. The checksum (XXH3, 64 bits) is what every read checks, because it costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TypeAlias
+
+import blake3
+import xxhash
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+# Below this size starting threads costs more than they save.
+_THREADED_BYTES = 1 << 20
+
+
+def digest(data: Buffer) -> str:
+    """The BLAKE3 digest of `data`: `"blake3:"` and 64 hexadecimal digits."""
+    threads = blake3.blake3.AUTO if len(data) >= _THREADED_BYTES else 1
+    return "blake3:" + blake3.blake3(data, max_threads=threads).hexdigest()
+
+
+def checksum(data: Buffer) -> str:
+    """The XXH3 (64-bit) checksum of `data`: `"xxh3:"` and 16 hexadecimal digits."""
+    return "xxh3:" + xxhash.xxh3_64_hexdigest(data)
+
+
+_ALGORITHMS: dict[str, Callable[[Buffer], str]] = {"blake3": digest, "xxh3": checksum}
+_WELL_FORMED = re.compile(r"[a-z][a-z0-9-]*:[0-9a-f]+")
+
+
+def is_well_formed(value: object) -> bool:
+    """Whether `value` looks like a digest or checksum, of whatever algorithm."""
+    return isinstance(value, str) and _WELL_FORMED.fullmatch(value) is not None
+
+
+def is_known(value: str) -> bool:
+    """Whether `value` names an algorithm that this version can compute."""
+    return value.partition(":")[0] in _ALGORITHMS
+
+
+def matches(value: str, data: Buffer) -> bool:
+    """Whether `data` has the digest or checksum `value`, by the algorithm that it names.
+
+    Raises:
+        KeyError: the algorithm is unknown; see `is_known`.
+    """
+    return _ALGORITHMS[value.partition(":")[0]](data) == value

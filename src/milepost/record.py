@@ -1,0 +1,240 @@
+"""Records: what a manifest or a model file says of each leaf, to and from JSON.
+
+An array's record has its dtype, its global shape and its chunks. A chunk is a box inside
+the array (offset and shape), the digest and checksum of its raw bytes, and where they lie.
+A plain value's record is the value.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from milepost import digest, dtypes
+from milepost.errors import DamagedError, VersionError
+from milepost.state import LeafSpec, Plain, spec_of
+
+Shape: TypeAlias = tuple[int, ...]
+
+# Larger than this, an array is cut into chunks of about this size. Big enough that the
+# cost of a chunk does not count, small enough to read and compare in parts.
+CHUNK_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A box of an array, and the place of its raw, C-ordered, little-endian bytes."""
+
+    offset: Shape
+    shape: Shape
+    digest: str | None  # None in a file that milepost did not write
+    checksum: str | None
+    file: int  # index into the files that belong to the records
+    position: int  # in bytes, from the start of that file
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayRecord:
+    dtype: str
+    shape: Shape
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def spec(self) -> LeafSpec:
+        return LeafSpec(self.dtype, self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * dtypes.numpy_dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class PlainRecord:
+    value: Plain
+
+    @property
+    def spec(self) -> LeafSpec:
+        return spec_of(self.value)
+
+
+Record: TypeAlias = ArrayRecord | PlainRecord
+
+
+def chunk_boxes(shape: Shape, itemsize: int, target: int = CHUNK_BYTES) -> Iterator[tuple[Shape, Shape]]:
+    """The (offset, shape) boxes that cut an array into chunks of at most `target` bytes.
+
+    Each box is contiguous in C order and they follow one another. An array without elements
+    has none; one that is small enough has one.
+    """
+    if math.prod(shape) == 0:
+        return
+    if not shape:
+        yield (), ()
+        return
+    # The first axis whose rows fit the target; the axes before it are cut to single indices.
+    axis, row = 0, math.prod(shape[1:]) * itemsize
+    while row > target and axis < len(shape) - 1:
+        axis += 1
+        row = math.prod(shape[axis + 1 :]) * itemsize
+    step = max(1, target // row)
+    rest = shape[axis + 1 :]
+    for index in np.ndindex(*shape[:axis]):
+        for start in range(0, shape[axis], step):
+            offset = (*index, start, *(0 for _ in rest))
+            yield offset, (*(1 for _ in index), min(step, shape[axis] - start), *rest)
+
+
+def encode_plain(value: Plain) -> Any:
+    """A plain value as JSON; what JSON has no word for is an object that names its type."""
+    if isinstance(value, bytes):
+        return {"bytes": base64.b64encode(value).decode()}
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else {"float": repr(float(value))}
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int):
+        return int(value)
+    # A lone surrogate has no UTF-8 form, and would make the whole document unwritable.
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        return {"utf-16": base64.b64encode(value.encode("utf-16-le", "surrogatepass")).decode()}
+    return str(value)
+
+
+def decode_plain(encoded: Any) -> Plain:
+    """The value that `encode_plain` wrote.
+
+    Raises:
+        DamagedError: it is none.
+    """
+    if encoded is None or isinstance(encoded, bool | int | float | str):
+        return encoded
+    if isinstance(encoded, dict) and len(encoded) == 1:
+        [(kind, text)] = encoded.items()
+        try:
+            if kind == "bytes":
+                return base64.b64decode(text, validate=True)
+            if kind == "utf-16":
+                return base64.b64decode(text, validate=True).decode("utf-16-le", "surrogatepass")
+            if kind == "float" and text in ("nan", "inf", "-inf"):
+                return float(text)
+        except (TypeError, ValueError, binascii.Error):
+            pass
+    raise DamagedError(f"expected a plain value, found {encoded!r:.80}")
+
+
+def encode(record: Record) -> dict[str, Any]:
+    """A record as JSON."""
+    if isinstance(record, PlainRecord):
+        return {"value": encode_plain(record.value)}
+    return {
+        "dtype": record.dtype,
+        "shape": record.shape,
+        "chunks": [_encode_chunk(chunk, record.shape) for chunk in record.chunks],
+    }
+
+
+def _encode_chunk(chunk: Chunk, shape: Shape) -> dict[str, Any]:
+    # Most arrays are one chunk: then the box goes without saying.
+    box = {} if chunk.shape == shape else {"offset": chunk.offset, "shape": chunk.shape}
+    return {
+        **box,
+        "digest": chunk.digest,
+        "checksum": chunk.checksum,
+        "file": chunk.file,
+        "position": chunk.position,
+    }
+
+
+def decode(encoded: Any, name: str, file_sizes: list[int]) -> Record:
+    """The record that `encode` wrote for the leaf `name`, checked against the real files.
+
+    Raises:
+        DamagedError: it is none, its chunks do not cover the array exactly, or lie outside
+            the files.
+        VersionError: its dtype or a digest's algorithm is unknown here.
+    """
+    try:
+        if "value" in encoded:
+            return PlainRecord(decode_plain(encoded["value"]))
+        dtype, shape = encoded["dtype"], _shape(encoded["shape"])
+        itemsize = dtypes.numpy_dtype(dtype).itemsize
+        chunks = tuple(_decode_chunk(item, shape, itemsize) for item in encoded["chunks"])
+    except KeyError as error:
+        if error.args == (encoded.get("dtype"),):
+            raise VersionError(
+                f"leaf {name!r} has the dtype {encoded['dtype']!r}, which is unknown here: "
+                "a newer milepost, a newer ml_dtypes or another kind of machine may know it"
+            ) from None
+        raise DamagedError(f"leaf {name!r} lacks {error}") from None
+    except (TypeError, AttributeError, ValueError) as error:
+        raise DamagedError(f"leaf {name!r} is not described as an array or a value: {error}") from None
+    _check_cover(name, shape, chunks)
+    for chunk in chunks:
+        _check_place(name, chunk, file_sizes)
+    return ArrayRecord(dtype, shape, chunks)
+
+
+def _shape(value: Any) -> Shape:
+    if not isinstance(value, list) or not all(type(n) is int and 0 <= n < 2**63 for n in value):
+        raise TypeError(f"{value!r:.80} is no shape")
+    if len(value) > 64:
+        raise TypeError(f"{len(value)} dimensions are too many")
+    return tuple(value)
+
+
+def _decode_chunk(item: Any, shape: Shape, itemsize: int) -> Chunk:
+    chunk_shape = _shape(item["shape"]) if "shape" in item else shape
+    offset = _shape(item["offset"]) if "offset" in item else (0,) * len(shape)
+    if type(item["file"]) is not int or type(item["position"]) is not int:
+        raise TypeError(f"{item!r:.80} lies nowhere")
+    nbytes = math.prod(chunk_shape) * itemsize
+    digest_, checksum = item["digest"], item["checksum"]
+    return Chunk(offset, chunk_shape, digest_, checksum, item["file"], item["position"], nbytes)
+
+
+def _check_cover(name: str, shape: Shape, chunks: tuple[Chunk, ...]) -> None:
+    """Boxes inside the array whose sizes add up, no two of which overlap, cover it exactly."""
+    total = 0
+    for chunk in chunks:
+        inside = len(chunk.offset) == len(chunk.shape) == len(shape) and all(
+            o + n <= size for o, n, size in zip(chunk.offset, chunk.shape, shape, strict=True)
+        )
+        if not inside:
+            raise DamagedError(f"leaf {name!r} has a chunk outside its shape {list(shape)}")
+        total += math.prod(chunk.shape)
+    if total != math.prod(shape) or _any_overlap(chunks):
+        raise DamagedError(f"leaf {name!r}: its chunks do not cover its shape {list(shape)}")
+
+
+def _any_overlap(chunks: tuple[Chunk, ...]) -> bool:
+    ordered = sorted(chunks, key=lambda chunk: chunk.offset)
+    for i, chunk in enumerate(ordered):
+        for other in ordered[i + 1 :]:
+            if other.offset and other.offset[0] >= chunk.offset[0] + chunk.shape[0]:
+                break  # sorted: no later one starts before this one ends
+            pairs = zip(chunk.offset, chunk.shape, other.offset, other.shape, strict=True)
+            if all(a < c + d and c < a + b for a, b, c, d in pairs):
+                return True
+    return False
+
+
+def _check_place(name: str, chunk: Chunk, file_sizes: list[int]) -> None:
+    if not 0 <= chunk.file < len(file_sizes):
+        raise DamagedError(f"leaf {name!r} lies in file {chunk.file} of {len(file_sizes)}")
+    if chunk.position < 0 or chunk.position + chunk.nbytes > file_sizes[chunk.file]:
+        raise DamagedError(
+            f"leaf {name!r} would end at byte {chunk.position + chunk.nbytes}, "
+            f"its file has {file_sizes[chunk.file]} bytes"
+        )
+    for value in (chunk.digest, chunk.checksum):
+        if not digest.is_well_formed(value):
+            raise DamagedError(f"leaf {name!r} has {value!r:.80} for a digest")
+        if not digest.is_known(str(value)):
+            raise VersionError(f"leaf {name!r} is checked by {value!r:.80}, unknown here: upgrade milepost")

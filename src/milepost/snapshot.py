@@ -1,0 +1,297 @@
+"""Snapshots: states in storage, read-only and lazy, whatever their file format.
+
+Names, dtypes and shapes are there at once; bytes are read only when asked for, and every
+chunk that is read is checked against its checksum.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from milepost import digest, dtypes
+from milepost.dtypes import Array
+from milepost.errors import DamagedError, LeafNotFoundError, MilepostError
+from milepost.record import ArrayRecord, Chunk, PlainRecord, Record
+from milepost.source import ByteSource, fill_exactly
+from milepost.state import LeafSpec, ObjectInfo, Plain
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One thing that `verify` found wrong."""
+
+    file: str
+    leaf: str | None
+    problem: str
+
+    def __str__(self) -> str:
+        leaf = "" if self.leaf is None else f", leaf {self.leaf!r}"
+        return f"{self.file}{leaf}: {self.problem}"
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a snapshot tells of itself, beside its leaves."""
+
+    format: str  # "milepost checkpoint", "milepost model", "safetensors", ...
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    objects: Mapping[str, ObjectInfo] = field(default_factory=dict)
+
+
+class Snapshot(Mapping[str, "Plain | LazyArray"]):
+    """A state in storage: a mapping from the names of leaves to plain values and lazy arrays.
+
+    Use it as a context manager, or call `close`, to let go of its files.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        records: Mapping[str, Record],
+        files: Sequence[ByteSource],
+        description: Description,
+    ) -> None:
+        self.name = name
+        self.description = description
+        self._records = records
+        self._files = files
+
+    def __getitem__(self, name: str) -> Plain | LazyArray:
+        record = self.record(name)
+        return record.value if isinstance(record, PlainRecord) else LazyArray(self, name, record)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._records
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}: {len(self)} leaves>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the files. Arrays read before stay valid."""
+        for file in self._files:
+            file.close()
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What was recorded with the snapshot: plain JSON values."""
+        return self.description.metadata
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all arrays together, in bytes."""
+        return sum(r.nbytes for r in self._records.values() if isinstance(r, ArrayRecord))
+
+    def spec(self, name: str) -> LeafSpec:
+        """Dtype and shape of a leaf, without reading it."""
+        return self.record(name).spec
+
+    def record(self, name: str) -> Record:
+        """What the file says of a leaf.
+
+        Raises:
+            LeafNotFoundError: there is no such leaf; the message has the nearest names.
+        """
+        try:
+            return self._records[name]
+        except KeyError:
+            raise LeafNotFoundError(_no_such_leaf(self.name, name, list(self._records))) from None
+
+    def read(self, name: str) -> Plain | Array:
+        """The whole value of a leaf, checked.
+
+        Raises:
+            LeafNotFoundError: there is no such leaf.
+            DamagedError: its bytes are not what was saved.
+        """
+        record = self.record(name)
+        if isinstance(record, PlainRecord):
+            return record.value
+        whole = tuple((0, size) for size in record.shape)
+        return self.read_box(name, record, whole)
+
+    def read_box(self, name: str, record: ArrayRecord, box: tuple[tuple[int, int], ...]) -> Array:
+        """The part of an array inside `box`, a (start, stop) pair for each axis.
+
+        Only the chunks that the box touches are read.
+        """
+        dtype = dtypes.numpy_dtype(record.dtype)
+        result = np.empty([max(0, stop - start) for start, stop in box], dtype)
+        for chunk in record.chunks:
+            overlap = [
+                (max(start, o), min(stop, o + n))
+                for (start, stop), o, n in zip(box, chunk.offset, chunk.shape, strict=True)
+            ]
+            if any(start >= stop for start, stop in overlap):
+                continue
+            target = tuple(slice(a - s, b - s) for (a, b), (s, _) in zip(overlap, box, strict=True))
+            source = tuple(slice(a - o, b - o) for (a, b), o in zip(overlap, chunk.offset, strict=True))
+            part = result[(*target, ...)]  # with `...` a view, even of a 0-d array
+            if part.shape == chunk.shape and part.flags.c_contiguous:
+                # The chunk lies in the result as it lies in the file: no copy between.
+                self._fill(name, chunk, part)
+            else:
+                whole = np.empty(chunk.shape, dtype)
+                self._fill(name, chunk, whole)
+                part[...] = whole[(*source, ...)]
+        return result
+
+    def _fill(self, name: str, chunk: Chunk, target: Array) -> None:
+        file = self._files[chunk.file]
+        buffer = dtypes.byte_view(target)
+        fill_exactly(file, chunk.position, buffer)
+        if chunk.checksum is not None and not digest.matches(chunk.checksum, buffer):
+            raise DamagedError(
+                f"{file.name}, leaf {name!r}: bytes {chunk.position} to "
+                f"{chunk.position + chunk.nbytes} are damaged: expected {chunk.checksum}, "
+                f"found {digest.checksum(buffer)}"
+            )
+        if sys.byteorder == "big":
+            target.byteswap(inplace=True)
+
+    def damage(self) -> Iterator[Damage]:
+        """Every leaf whose bytes do not have their digest. Reads everything."""
+        sound: set[tuple[int, int, int, str]] = set()
+        for name, record in self._records.items():
+            if isinstance(record, PlainRecord):
+                continue
+            for chunk in record.chunks:
+                if chunk.digest is None:
+                    continue
+                place = (chunk.file, chunk.position, chunk.nbytes, chunk.digest)
+                if place in sound:
+                    continue
+                file = self._files[chunk.file]
+                data = bytearray(chunk.nbytes)
+                try:
+                    fill_exactly(file, chunk.position, memoryview(data))
+                except (MilepostError, OSError) as error:
+                    yield Damage(file.name, name, str(error))
+                    continue
+                checks = [value for value in (chunk.checksum, chunk.digest) if value is not None]
+                wrong = [value for value in checks if not digest.matches(value, data)]
+                if wrong:
+                    yield Damage(
+                        file.name,
+                        name,
+                        f"bytes {chunk.position} to {chunk.position + chunk.nbytes} are damaged: "
+                        f"expected {wrong[0]}",
+                    )
+                else:
+                    sound.add(place)
+
+
+class LazyArray(NDArrayOperatorsMixin):
+    """An array in storage. `array[:10]` reads those rows, `numpy.asarray(array)` all of it.
+
+    Arithmetic and NumPy's functions read it whole; keep the result if it is used again.
+    """
+
+    def __init__(self, snapshot: Snapshot, name: str, record: ArrayRecord) -> None:
+        self._snapshot = snapshot
+        self._name = name
+        self._record = record
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return dtypes.numpy_dtype(self._record.dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._record.shape
+
+    @property
+    def ndim(self) -> int:
+        return len(self._record.shape)
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self._record.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        return self._record.nbytes
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a zero-dimensional array has no length")
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"<LazyArray {self._name}: {self._record.spec}>"
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        if copy is False:
+            raise ValueError("an array in storage cannot be had without a copy")
+        whole = self._snapshot.read(self._name)
+        return np.asarray(whole, dtype=dtype)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        loaded = [np.asarray(x) if isinstance(x, LazyArray) else x for x in inputs]
+        return getattr(ufunc, method)(*loaded, **kwargs)
+
+    def __getitem__(self, index: Any) -> Any:
+        """NumPy indexing. Integers and slices read only the chunks that they touch."""
+        parts = index if isinstance(index, tuple) else (index,)
+        box, local = [], []
+        if not all(isinstance(part, int | slice | np.integer) for part in parts) or len(parts) > self.ndim:
+            return np.asarray(self)[index]
+        for axis, size in enumerate(self.shape):
+            part = parts[axis] if axis < len(parts) else slice(None)
+            start, stop, inside = _axis_box(part, size, axis)
+            box.append((start, stop))
+            local.append(inside)
+        return self._snapshot.read_box(self._name, self._record, tuple(box))[tuple(local)]
+
+
+def _axis_box(part: int | slice, size: int, axis: int) -> tuple[int, int, int | slice]:
+    """The (start, stop) that an index needs of an axis, and the index inside of that."""
+    if isinstance(part, slice):
+        chosen = range(size)[part]
+        if not chosen:
+            return 0, 0, slice(0, 0)
+        low, high = min(chosen[0], chosen[-1]), max(chosen[0], chosen[-1])
+        return low, high + 1, slice(None, None, chosen.step)
+    position = int(part) + size if part < 0 else int(part)
+    if not 0 <= position < size:
+        raise IndexError(f"index {part} is out of bounds for axis {axis} with size {size}")
+    return position, position + 1, 0
+
+
+def _no_such_leaf(snapshot: str, name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    below = [other for other in names if other.startswith(name.rstrip("/") + "/")][:3]
+    hint = ", ".join(map(repr, below or near)) or f"{len(names)} leaves of other names"
+    return f"{snapshot} has no leaf {name!r}; it has {hint}"
+
+
+@contextlib.contextmanager
+def closing_on_error(files: Sequence[ByteSource]) -> Iterator[None]:
+    """Close the files if the block that builds a snapshot over them fails."""
+    try:
+        yield
+    except BaseException:
+        for file in files:
+            file.close()
+        raise

@@ -1,0 +1,52 @@
+"""Where bytes are read from: the one thing that formats and stores ask of a storage."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from milepost.errors import DamagedError
+
+
+class ByteSource(Protocol):
+    """Random access to the bytes of one immutable file."""
+
+    @property
+    def name(self) -> str:
+        """What messages call this file: its path, or its name in the store."""
+
+    @property
+    def size(self) -> int:
+        """Its real length in bytes."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer` from `offset` on; returns how many bytes there were."""
+
+    def close(self) -> None: ...
+
+
+def read_exactly(source: ByteSource, offset: int, length: int) -> bytearray:
+    """`length` bytes from `offset` on.
+
+    The length is checked against the file before anything is allocated.
+
+    Raises:
+        DamagedError: the file ends before.
+    """
+    if offset < 0 or length < 0 or offset + length > source.size:
+        raise DamagedError(
+            f"{source.name} is cut short: expected {length} bytes at offset {offset}, "
+            f"but the file has {source.size} bytes in all"
+        )
+    data = bytearray(length)
+    fill_exactly(source, offset, memoryview(data))
+    return data
+
+
+def fill_exactly(source: ByteSource, offset: int, buffer: memoryview) -> None:
+    """Fill the whole of `buffer` from `offset` on, or raise DamagedError."""
+    found = source.read_into(offset, buffer)
+    if found != len(buffer):
+        raise DamagedError(
+            f"{source.name} is cut short: expected {len(buffer)} bytes at offset {offset}, "
+            f"found {found}"
+        )

@@ -1,0 +1,137 @@
+"""States: what is captured from live objects.
+
+A state is a flat mapping from a `/`-joined name to a leaf. A leaf is an array, or one plain
+value (None, bool, int, float, str, bytes). Beside its leaves a state knows its structure
+(see `tree`), and by which rules a restore may depart from a leaf-by-leaf match.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
+
+import numpy as np
+
+from milepost.dtypes import Array, dtype_name
+from milepost.tree import Structure
+
+Plain: TypeAlias = None | bool | int | float | str | bytes
+PLAIN_TYPES = (type(None), bool, int, float, str, bytes)
+
+
+@runtime_checkable
+class ArrayLike(Protocol):
+    """What a framework hands over as an array: described at once, converted on demand."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __array__(self) -> Array: ...
+
+
+Leaf: TypeAlias = Plain | ArrayLike
+
+
+def is_plain(leaf: object) -> TypeGuard[Plain]:
+    """Whether a value is a plain one. `numpy.float64` is a float to Python, an array to us."""
+    return isinstance(leaf, PLAIN_TYPES) and not isinstance(leaf, np.floating)
+
+
+@dataclass(frozen=True, slots=True)
+class LeafSpec:
+    """What a leaf is, without its value.
+
+    `dtype` is our name of an array's dtype (`"float32"`), or the type of a plain value
+    (`"int"`, `"None"`), whose `shape` is None.
+    """
+
+    dtype: str
+    shape: tuple[int, ...] | None
+
+    @property
+    def is_array(self) -> bool:
+        return self.shape is not None
+
+    def __str__(self) -> str:
+        if self.shape is None:
+            return self.dtype
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+def spec_of(leaf: Leaf) -> LeafSpec:
+    """The spec of a leaf.
+
+    Raises:
+        UnsupportedObjectError: an array whose dtype is not numeric.
+    """
+    if is_plain(leaf):
+        return LeafSpec("None" if leaf is None else type(leaf).__name__, None)
+    return LeafSpec(dtype_name(leaf.dtype), tuple(leaf.shape))
+
+
+class Rule(enum.Flag):
+    """How a restore may depart from a match leaf by leaf, below one name of an object."""
+
+    GROWS = enum.auto()  # plain leaves that only the snapshot has are added
+    SHRINKS = enum.auto()  # plain leaves that only the object has are removed
+    REPLACED = enum.auto()  # the object becomes what the snapshot says, whatever that is
+    KEEPS = enum.auto()  # leaves that only the object has stay as they are
+    IGNORES = enum.auto()  # leaves that only the snapshot has are left out
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A captured object, or several.
+
+    Attributes:
+        leaves: name -> leaf, in the order in which the object shows them.
+        objects: the structure and configuration of each top-level object, by its name.
+        rules: name of a subtree -> how a restore may depart from a match there.
+        ties: name -> the earlier name whose memory it shares.
+    """
+
+    leaves: Mapping[str, Leaf]
+    objects: Mapping[str, ObjectInfo] = field(default_factory=dict)
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    ties: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What a checkpoint says of one of its objects, beside the leaves.
+
+    Attributes:
+        kind: the framework module that captured it (`"keras"`, `"torch"`, `"python"`).
+        structure: how its leaves nest; None where they are a plain mapping of names.
+        config: what the framework needs to make an unbuilt object ready (JSON).
+    """
+
+    kind: str
+    structure: Structure = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def join(name: str, key: str) -> str:
+    """The name of the child `key` of the subtree `name`."""
+    return f"{name}/{key}" if name else key
+
+
+def ancestors(name: str) -> Iterator[str]:
+    """`name` and every name above it, nearest first."""
+    yield name
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        yield name
+
+
+def rule_at(rules: Mapping[str, Rule], name: str) -> Rule:
+    """The rule of the nearest subtree that has one."""
+    for ancestor in ancestors(name):
+        if ancestor in rules:
+            return rules[ancestor]
+    return Rule(0)

@@ -1,0 +1,72 @@
+"""What a store asks of the place where its bytes live.
+
+Objects are named by a path relative to the storage (`"data/0007-k3f9.safetensors"`). They
+are written once and never changed. A storage appears in three shapes: a local folder
+(`local`), memory (`memory`), and, where either is made to fail on purpose, `faults`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from milepost.digest import Buffer
+from milepost.source import ByteSource
+
+
+class Storage(Protocol):
+    """A place for a store.
+
+    Durable means: still there, whole, after the power fails at any later moment.
+    """
+
+    @property
+    def name(self) -> str:
+        """What messages call it: its path."""
+
+    def exists(self) -> bool:
+        """Whether the place itself is there, a store or not."""
+
+    def prepare(self) -> None:
+        """Make the place, durably, so that objects can be put into it."""
+
+    def list(self, folder: str) -> list[str]:
+        """The names in a folder, sorted; none if there is no such folder.
+
+        What a writer has begun and not finished is never among them.
+        """
+
+    def open(self, name: str) -> ByteSource:
+        """Open an object for reading. It stays readable if it is deleted meanwhile.
+
+        Raises:
+            PathNotFoundError: there is none of that name.
+        """
+
+    def write(self, name: str, parts: Iterable[Buffer], nbytes: int) -> None:
+        """Write a new object durably: afterwards it is there whole, or not at all.
+
+        `nbytes` is the length of all parts together; a storage that knows that it does not
+        fit says so before it begins.
+
+        Raises:
+            FileExistsError: there is one of that name already; it is left as it is.
+            StorageError: it cannot be written.
+        """
+
+    def replace(self, name: str, parts: Iterable[Buffer], nbytes: int) -> None:
+        """As `write`, but an object of that name gives way to the new one in one instant."""
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete objects durably. One that is gone already is no error."""
+
+    def lock(self, *, exclusive: bool, wait: bool = True) -> AbstractContextManager[bool]:
+        """Hold the storage among other writers, or alone.
+
+        The value is whether the lock is held: False if `wait` is False and another holds it.
+        A writer that dies lets go of it.
+        """
+
+    def remove_unfinished(self) -> None:
+        """Remove what dead writers left behind. Only while holding the exclusive lock."""

@@ -1,0 +1,280 @@
+"""Filesystems that fail on purpose: what the promises about commits are tested with.
+
+`FaultyFileSystem` makes the real calls and, at one of them, fails or kills its own process.
+`PowerLossDisk` is a disk in memory that forgets, when its power fails, any part of what was
+not synced. Both ship with milepost, so that whoever writes a storage can use them too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+
+from milepost.digest import Buffer
+from milepost.storage.filesystem import Handle, OperatingSystem
+
+# The calls that change something, in whose midst a crash can come.
+CHANGES = ("create", "write", "sync", "rename", "link", "unlink", "make_folder", "sync_folder")
+
+
+def disk_full() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def input_output_error() -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def kill_process() -> None:
+    """SIGKILL to this very process: no handler, no cleanup, no exit code of ours."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FaultyFileSystem(OperatingSystem):
+    """The real calls, until call number `at` (counted from 1 over `CHANGES`): then `fault()`.
+
+    A write at that point writes half of its data first. `calls` records what was called, so
+    that a run without a fault (`at=None`) tells how many points of failure there are.
+    """
+
+    def __init__(self, at: int | None = None, fault: Callable[[], None] = input_output_error) -> None:
+        self.calls: list[str] = []
+        self._at = at
+        self._fault = fault
+
+    def _is_due(self, call: str) -> bool:
+        self.calls.append(call)
+        return len(self.calls) == self._at
+
+    def _before(self, call: str) -> None:
+        if self._is_due(call):
+            self._fault()
+
+    def create(self, path: str) -> Handle:
+        self._before("create")
+        return super().create(path)
+
+    def write(self, handle: Handle, data: Buffer) -> None:
+        if self._is_due("write"):
+            super().write(handle, memoryview(data)[: len(data) // 2])
+            self._fault()
+        super().write(handle, data)
+
+    def sync(self, handle: Handle) -> None:
+        self._before("sync")
+        super().sync(handle)
+
+    def rename(self, source: str, target: str) -> None:
+        self._before("rename")
+        super().rename(source, target)
+
+    def link(self, source: str, target: str) -> None:
+        self._before("link")
+        super().link(source, target)
+
+    def unlink(self, path: str) -> None:
+        self._before("unlink")
+        super().unlink(path)
+
+    def make_folder(self, path: str) -> None:
+        self._before("make_folder")
+        super().make_folder(path)
+
+    def sync_folder(self, path: str) -> None:
+        self._before("sync_folder")
+        super().sync_folder(path)
+
+
+class PowerFailure(BaseException):
+    """The power failed. Not an Exception: nothing may catch it and go on."""
+
+
+class _File:
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.synced = b""
+
+
+class PowerLossDisk:
+    """A disk in memory whose power fails at change number `fail_at` (counted from 1).
+
+    Until it is synced, a change may or may not be on the disk afterwards, whatever came
+    before or after it: data of a file may be missing, cut short or zeroed, a name may be
+    absent or still the old one. This is more than any real filesystem forgets. `after_loss`
+    draws one of the possible disks.
+    """
+
+    renames_open_files = True
+
+    def __init__(self, fail_at: int | None = None, free: int = 1 << 40) -> None:
+        self.changes = 0
+        self.fail_at = fail_at
+        self._free = free
+        self._names: dict[str, _File | None] = {"/": None}  # None: a folder
+        self._synced_names: dict[str, _File | None] = {"/": None}
+        self._open: dict[Handle, _File] = {}
+        self._locks: dict[str, int] = {}
+
+    def after_loss(self, seed: int) -> PowerLossDisk:
+        """A disk as it may be found after the loss of power."""
+        draw = random.Random(seed)
+        disk = PowerLossDisk(free=self._free)
+        names = dict(self._synced_names)
+        for name in self._names.keys() | self._synced_names.keys():
+            now, then = self._names.get(name, _GONE), self._synced_names.get(name, _GONE)
+            if now is not then and draw.random() < 0.5:
+                if now is _GONE:
+                    del names[name]
+                else:
+                    names[name] = now  # type: ignore[assignment]
+        survivors: dict[int, _File | None] = {}
+        for name in sorted(names):
+            if all(parent in names for parent in _parents(name)):
+                # Two names of one file still show the same data.
+                if id(names[name]) not in survivors or names[name] is None:
+                    survivors[id(names[name])] = _survivor(names[name], draw)
+                disk._names[name] = survivors[id(names[name])]
+        disk._synced_names = dict(disk._names)
+        return disk
+
+    def _change(self) -> None:
+        self.changes += 1
+        if self.changes == self.fail_at:
+            raise PowerFailure
+
+    def _find(self, path: str) -> _File:
+        file = self._names.get(path, _GONE)
+        if file is _GONE:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        if not isinstance(file, _File):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        return file
+
+    def create(self, path: str) -> Handle:
+        self._change()
+        if path in self._names:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        if not self.is_folder(os.path.dirname(path)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        self._names[path] = _File()
+        return self._handle(path)
+
+    def open(self, path: str) -> Handle:
+        return self._handle(path)
+
+    def _handle(self, path: str) -> Handle:
+        handle = max(self._open, default=0) + 1
+        self._open[handle] = self._find(path)
+        return handle
+
+    def write(self, handle: Handle, data: Buffer) -> None:
+        try:
+            self._change()
+        except PowerFailure:
+            self._open[handle].data += memoryview(data)[: len(data) // 2]
+            raise
+        self._open[handle].data += data
+
+    def read_into(self, handle: Handle, offset: int, buffer: memoryview) -> int:
+        part = self._open[handle].data[offset : offset + len(buffer)]
+        buffer[: len(part)] = part
+        return len(part)
+
+    def size(self, handle: Handle) -> int:
+        return len(self._open[handle].data)
+
+    def sync(self, handle: Handle) -> None:
+        self._change()
+        self._open[handle].synced = bytes(self._open[handle].data)
+
+    def close(self, handle: Handle) -> None:
+        del self._open[handle]
+
+    def rename(self, source: str, target: str) -> None:
+        self._change()
+        self._names[target] = self._find(source)
+        del self._names[source]
+
+    def link(self, source: str, target: str) -> None:
+        self._change()
+        if target in self._names:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+        self._names[target] = self._find(source)
+
+    def unlink(self, path: str) -> None:
+        self._change()
+        self._find(path)
+        del self._names[path]
+
+    def make_folder(self, path: str) -> None:
+        self._change()
+        if path in self._names:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        self._names[path] = None
+
+    def sync_folder(self, path: str) -> None:
+        self._change()
+        elsewhere = {n: f for n, f in self._synced_names.items() if os.path.dirname(n) != path}
+        self._synced_names = elsewhere | {
+            n: f for n, f in self._names.items() if os.path.dirname(n) == path or n == "/"
+        }
+
+    def list(self, path: str) -> list[str]:
+        if not self.is_folder(path):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return sorted(os.path.basename(n) for n in self._names if n != "/" and os.path.dirname(n) == path)
+
+    def exists(self, path: str) -> bool:
+        return path in self._names
+
+    def is_folder(self, path: str) -> bool:
+        return self._names.get(path, _GONE) is None
+
+    def free_bytes(self, path: str) -> int:
+        return self._free
+
+    @contextlib.contextmanager
+    def lock(self, path: str, *, exclusive: bool, wait: bool) -> Iterator[bool]:
+        self._find(path)
+        holders = self._locks.get(path, 0)
+        if holders and (exclusive or holders < 0):
+            if wait:
+                raise RuntimeError(f"{path} is locked, and this disk has one process only")
+            yield False
+            return
+        self._locks[path] = -1 if exclusive else holders + 1
+        try:
+            yield True
+        finally:
+            self._locks[path] = 0 if exclusive else self._locks[path] - 1
+
+
+_GONE = object()
+
+
+def _parents(path: str) -> Iterator[str]:
+    while path != "/":
+        path = os.path.dirname(path)
+        yield path
+
+
+def _survivor(file: _File | None, draw: random.Random) -> _File | None:
+    """What is left of a file: what was synced, and any part of what was not."""
+    if file is None:
+        return None
+    left = _File()
+    left.data = bytearray(file.synced)
+    unsynced = bytes(file.data[len(file.synced) :])
+    fate = draw.choice(("lost", "kept", "cut", "zeroed"))
+    if fate == "kept":
+        left.data += unsynced
+    elif fate == "cut":
+        left.data += unsynced[: draw.randint(0, len(unsynced))]
+    elif fate == "zeroed":
+        left.data += bytes(len(unsynced))
+    left.synced = bytes(left.data)
+    return left

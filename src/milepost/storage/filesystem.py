@@ -1,0 +1,210 @@
+"""The calls that milepost makes of an operating system, each on its own line.
+
+Nothing else in milepost renames, links, syncs or locks. `OperatingSystem` makes the calls;
+`faults` has a disk that loses power, and one whose calls fail, which speak the same protocol,
+so that the order of every durable write is tested against them.
+
+What is promised on which filesystem:
+
+- ext4, xfs, btrfs, APFS, NTFS: a file that was synced, renamed or linked, and whose folder
+  was synced, survives a loss of power.
+- macOS: `fsync` alone leaves data in the drive's cache; `F_FULLFSYNC` is used where the
+  filesystem has it.
+- Windows: a folder cannot be synced. A commit survives the death of the process; after a
+  loss of power the newest names may be missing, never torn.
+- Filesystems without hard links (exFAT, some network ones): a name is made by rename under
+  a lock instead, which holds among writers of milepost only.
+- Filesystems without locks (some network ones): two writers at once are not kept apart, and
+  leftovers of dead ones are not removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import Protocol
+
+from milepost.digest import Buffer
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+Handle = int
+
+# What a filesystem answers when it has no hard links, or no locks.
+UNSUPPORTED = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EMLINK}
+_BUSY = {errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.EDEADLK}
+
+
+class FileSystem(Protocol):
+    """One method a system call. Errors are the operating system's own OSError."""
+
+    renames_open_files: bool
+
+    def create(self, path: str) -> Handle:
+        """A new file, open for writing; FileExistsError if the name is taken."""
+
+    def open(self, path: str) -> Handle:
+        """An existing file, open for reading."""
+
+    def write(self, handle: Handle, data: Buffer) -> None:
+        """Append all of `data`."""
+
+    def read_into(self, handle: Handle, offset: int, buffer: memoryview) -> int: ...
+    def size(self, handle: Handle) -> int: ...
+    def sync(self, handle: Handle) -> None: ...
+    def close(self, handle: Handle) -> None: ...
+
+    def rename(self, source: str, target: str) -> None:
+        """Give a file another name; a file of that name gives way."""
+
+    def link(self, source: str, target: str) -> None:
+        """Give a file a second name; FileExistsError if it is taken."""
+
+    def unlink(self, path: str) -> None: ...
+    def make_folder(self, path: str) -> None: ...
+    def sync_folder(self, path: str) -> None: ...
+    def list(self, path: str) -> list[str]: ...
+    def exists(self, path: str) -> bool: ...
+    def is_folder(self, path: str) -> bool: ...
+    def free_bytes(self, path: str) -> int: ...
+
+    def lock(
+        self, path: str, *, exclusive: bool, wait: bool
+    ) -> contextlib.AbstractContextManager[bool]:
+        """Lock an existing file until the end of the block; the value is whether it is held."""
+
+
+class OperatingSystem:
+    """The real calls."""
+
+    renames_open_files = sys.platform != "win32"
+
+    def create(self, path: str) -> Handle:
+        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _FLAGS, 0o666)
+
+    def open(self, path: str) -> Handle:
+        return os.open(path, os.O_RDONLY | _FLAGS)
+
+    def write(self, handle: Handle, data: Buffer) -> None:
+        view = memoryview(data)
+        while view:
+            # Linux writes at most 2 GiB a call, and may write less.
+            view = view[os.write(handle, view[: 1 << 30]) :]
+
+    def read_into(self, handle: Handle, offset: int, buffer: memoryview) -> int:
+        done = 0
+        while done < len(buffer):
+            count = _read_at(handle, offset + done, buffer[done : done + (1 << 30)])
+            if count == 0:
+                break
+            done += count
+        return done
+
+    def size(self, handle: Handle) -> int:
+        return os.fstat(handle).st_size
+
+    def sync(self, handle: Handle) -> None:
+        if sys.platform == "darwin":
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(handle, fcntl.F_FULLFSYNC)
+                return
+        os.fsync(handle)
+
+    def close(self, handle: Handle) -> None:
+        os.close(handle)
+
+    def rename(self, source: str, target: str) -> None:
+        os.replace(source, target)
+
+    def link(self, source: str, target: str) -> None:
+        os.link(source, target)
+
+    def unlink(self, path: str) -> None:
+        os.unlink(path)
+
+    def make_folder(self, path: str) -> None:
+        os.mkdir(path)
+
+    def sync_folder(self, path: str) -> None:
+        if sys.platform == "win32":
+            return
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            # Some network filesystems cannot sync a folder; their servers do it at once.
+            if error.errno not in {errno.EINVAL, *UNSUPPORTED}:
+                raise
+        finally:
+            os.close(handle)
+
+    def list(self, path: str) -> list[str]:
+        return sorted(os.listdir(path))
+
+    def exists(self, path: str) -> bool:
+        return os.path.lexists(path)
+
+    def is_folder(self, path: str) -> bool:
+        return os.path.isdir(path)
+
+    def free_bytes(self, path: str) -> int:
+        return shutil.disk_usage(path).free
+
+    @contextlib.contextmanager
+    def lock(self, path: str, *, exclusive: bool, wait: bool) -> Iterator[bool]:
+        handle = os.open(path, os.O_RDWR | _FLAGS)
+        try:
+            yield _lock(handle, exclusive=exclusive, wait=wait)
+        finally:
+            os.close(handle)  # which lets go of the lock
+
+
+_FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+if sys.platform == "win32":
+
+    def _read_at(handle: Handle, offset: int, buffer: memoryview) -> int:
+        os.lseek(handle, offset, os.SEEK_SET)
+        data = os.read(handle, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _lock(handle: Handle, *, exclusive: bool, wait: bool) -> bool:
+        # Windows has no shared lock here: writers take turns, which keeps every promise.
+        # The locked byte lies far behind the file's end, so that the file stays readable.
+        os.lseek(handle, 1 << 40, os.SEEK_SET)
+        while True:
+            try:
+                msvcrt.locking(handle, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+            except OSError as error:
+                if error.errno not in _BUSY:
+                    raise
+                if not wait:
+                    return False
+            else:
+                return True
+
+else:
+
+    def _read_at(handle: Handle, offset: int, buffer: memoryview) -> int:
+        return os.preadv(handle, [buffer], offset)
+
+    def _lock(handle: Handle, *, exclusive: bool, wait: bool) -> bool:
+        mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        try:
+            fcntl.flock(handle, mode if wait else mode | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _BUSY and not wait:
+                return False
+            if error.errno in UNSUPPORTED:
+                # No locks here. Going on alone is safe; cleaning up after others is not.
+                return not exclusive or wait
+            raise
+        return True

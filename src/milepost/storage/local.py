@@ -1,0 +1,286 @@
+"""Local folders: durable, atomic writes over a `FileSystem`."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+
+from milepost.digest import Buffer
+from milepost.errors import MilepostError, PathNotFoundError, StorageError
+from milepost.source import ByteSource
+from milepost.storage.filesystem import UNSUPPORTED, FileSystem, Handle, OperatingSystem
+
+_PARTIAL = "partial"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+class LocalStorage:
+    """A folder of a local or mounted filesystem.
+
+    A new object is written under `partial/`, synced, given its final name, and the folder of
+    that name is synced: so the name never stands for less than the whole object.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], filesystem: FileSystem | None = None) -> None:
+        self._root = os.path.abspath(os.fspath(path))
+        self._fs: FileSystem = filesystem or OperatingSystem()
+
+    @property
+    def name(self) -> str:
+        return self._root
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._root, *name.split("/"))
+
+    def exists(self) -> bool:
+        return self._fs.exists(self._root)
+
+    def prepare(self) -> None:
+        with _translated(self._root, "make the folder"):
+            make_folders(self._fs, self._root)
+
+    def list(self, folder: str) -> list[str]:
+        path = self._path(folder) if folder else self._root
+        try:
+            with _translated(path, "list"):
+                return self._fs.list(path)
+        except PathNotFoundError:
+            return []
+
+    def open(self, name: str) -> ByteSource:
+        return open_file(self._path(name), self._fs)
+
+    def write(self, name: str, parts: Iterable[Buffer], nbytes: int) -> None:
+        with self._finished(name, parts, nbytes) as (partial, final):
+            if self._fs.exists(final):
+                raise FileExistsError(errno.EEXIST, "exists", final)
+            self._name_once(partial, final)
+
+    def replace(self, name: str, parts: Iterable[Buffer], nbytes: int) -> None:
+        with self._finished(name, parts, nbytes) as (partial, final):
+            self._fs.rename(partial, final)
+            self._fs.sync_folder(os.path.dirname(final))
+
+    @contextlib.contextmanager
+    def _finished(
+        self, name: str, parts: Iterable[Buffer], nbytes: int
+    ) -> Iterator[tuple[str, str]]:
+        """Write and sync an object under `partial/`; the block gives it its final name."""
+        final = self._path(name)
+        partial = self._path(f"{_PARTIAL}/{secrets.token_hex(8)}-{os.path.basename(final)}")
+        with _translated(final, "write"):
+            _check_space(self._fs, self._root, final, nbytes)
+            make_folders(self._fs, os.path.dirname(final))
+            make_folders(self._fs, os.path.dirname(partial))
+            with _removed_on_error(self._fs, partial):
+                _fill(self._fs, self._fs.create(partial), parts)
+                yield partial, final
+
+    def _name_once(self, partial: str, final: str) -> None:
+        """Give a finished file its name, unless the name is taken."""
+        try:
+            self._fs.link(partial, final)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            self._rename_once(partial, final)
+        with _removed_on_error(self._fs, final):
+            self._fs.sync_folder(os.path.dirname(final))
+        # The second name does no harm, and the next writer removes it.
+        with contextlib.suppress(OSError):
+            self._fs.unlink(partial)
+
+    def _rename_once(self, partial: str, final: str) -> None:
+        """As a link, where there are no links: one writer of milepost at a time."""
+        turn = self._path(f"{_PARTIAL}/rename.lock")
+        with contextlib.suppress(FileExistsError):
+            self._fs.close(self._fs.create(turn))
+        with self._fs.lock(turn, exclusive=True, wait=True):
+            if self._fs.exists(final):
+                raise FileExistsError(errno.EEXIST, "exists", final)
+            self._fs.rename(partial, final)
+
+    def delete(self, names: Iterable[str]) -> None:
+        folders = set()
+        for name in names:
+            path = self._path(name)
+            with _translated(path, "delete"), contextlib.suppress(FileNotFoundError):
+                self._fs.unlink(path)
+                folders.add(os.path.dirname(path))
+        for folder in sorted(folders):
+            with _translated(folder, "sync"):
+                self._fs.sync_folder(folder)
+
+    def lock(self, *, exclusive: bool, wait: bool = True) -> AbstractContextManager[bool]:
+        return self._lock(exclusive, wait)
+
+    @contextlib.contextmanager
+    def _lock(self, exclusive: bool, wait: bool) -> Iterator[bool]:
+        path = self._path("lock")
+        with contextlib.ExitStack() as held:
+            with _translated(path, "lock"):
+                with contextlib.suppress(FileExistsError):
+                    self._fs.close(self._fs.create(path))
+                locked = held.enter_context(self._fs.lock(path, exclusive=exclusive, wait=wait))
+            yield locked
+
+    def remove_unfinished(self) -> None:
+        self.delete(f"{_PARTIAL}/{name}" for name in self.list(_PARTIAL))
+
+
+class FileSource:
+    """An open file."""
+
+    def __init__(self, filesystem: FileSystem, path: str, handle: Handle) -> None:
+        self._fs = filesystem
+        self._handle: Handle | None = handle
+        self._name = path
+        self._size = filesystem.size(handle)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        if self._handle is None:
+            raise ValueError(f"{self._name} is closed")
+        with _translated(self._name, "read"):
+            return self._fs.read_into(self._handle, offset, buffer)
+
+    def close(self) -> None:
+        if self._handle is not None:
+            self._fs.close(self._handle)
+            self._handle = None
+
+
+def open_file(path: str, filesystem: FileSystem | None = None) -> FileSource:
+    """Open a file for reading.
+
+    Raises:
+        PathNotFoundError: there is none.
+        StorageError: it cannot be read, a folder for one.
+    """
+    fs = filesystem or OperatingSystem()
+    with _translated(path, "open"):
+        if fs.is_folder(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        return FileSource(fs, path, fs.open(path))
+
+
+def replace_file(
+    path: str, parts: Iterable[Buffer], nbytes: int, filesystem: FileSystem | None = None
+) -> None:
+    """Write a file durably; a file of that name gives way in one instant, once it is whole.
+
+    The new file grows beside its target, under a hidden name that ends in `.partial`. What a
+    killed writer left there is removed here, once it is surely dead.
+
+    Raises:
+        PathNotFoundError: the folder does not exist.
+        StorageError: it cannot be written. The file of that name, if any, is as it was.
+    """
+    fs = filesystem or OperatingSystem()
+    folder, base = os.path.split(os.path.abspath(path))
+    with _translated(path, "write"):
+        if not fs.is_folder(folder):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
+        if fs.is_folder(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        _check_space(fs, folder, path, nbytes)
+        _remove_dead(fs, folder, base)
+        partial = os.path.join(folder, f".{base}.{secrets.token_hex(8)}.partial")
+        handle = fs.create(partial)
+        with _removed_on_error(fs, partial), contextlib.ExitStack() as alive:
+            # Whoever holds this lock is alive: `_remove_dead` of another process sees it.
+            alive.enter_context(fs.lock(partial, exclusive=True, wait=False))
+            _fill(fs, handle, parts)
+            if not fs.renames_open_files:
+                alive.close()
+            fs.rename(partial, os.path.join(folder, base))
+        fs.sync_folder(folder)
+
+
+def _remove_dead(fs: FileSystem, folder: str, base: str) -> None:
+    for name in fs.list(folder):
+        if name.startswith(f".{base}.") and name.endswith(".partial"):
+            path = os.path.join(folder, name)
+            with (
+                contextlib.suppress(FileNotFoundError),
+                fs.lock(path, exclusive=True, wait=False) as dead,
+            ):
+                if dead:
+                    fs.unlink(path)
+
+
+def make_folders(fs: FileSystem, path: str) -> None:
+    """Make a folder and those above it, each durably."""
+    if fs.is_folder(path):
+        return
+    parent = os.path.dirname(path)
+    if parent != path:
+        make_folders(fs, parent)
+    with contextlib.suppress(FileExistsError):
+        fs.make_folder(path)
+    if not fs.is_folder(path):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+    fs.sync_folder(parent)
+
+
+def _fill(fs: FileSystem, handle: Handle, parts: Iterable[Buffer]) -> None:
+    try:
+        for part in parts:
+            fs.write(handle, part)
+        fs.sync(handle)
+    finally:
+        fs.close(handle)
+
+
+def _check_space(fs: FileSystem, folder: str, path: str, nbytes: int) -> None:
+    while not fs.exists(folder) and os.path.dirname(folder) != folder:
+        folder = os.path.dirname(folder)
+    free = fs.free_bytes(folder)
+    if nbytes > free:
+        raise StorageError(
+            f"{path} needs {nbytes:,} bytes, but only {free:,} are free there: "
+            "free some, or save elsewhere; nothing was written"
+        )
+
+
+@contextlib.contextmanager
+def _removed_on_error(fs: FileSystem, path: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            fs.unlink(path)
+        raise
+
+
+@contextlib.contextmanager
+def _translated(path: str, doing: str) -> Iterator[None]:
+    """The operating system's errors in words that say what to do."""
+    try:
+        yield
+    except (MilepostError, FileExistsError):
+        raise
+    except FileNotFoundError as error:
+        raise PathNotFoundError(f"{error.filename or path} does not exist") from error
+    except OSError as error:
+        if error.errno in _FULL:
+            hint = "the disk, or a limit on it, is full: free some space, or save elsewhere"
+        elif error.errno in _FORBIDDEN:
+            hint = "not permitted: check the owner, the mode and whether it is mounted read-only"
+        else:
+            hint = error.strerror or type(error).__name__
+        raise StorageError(f"cannot {doing} {path}: {hint}") from error

@@ -1,0 +1,102 @@
+"""A storage in memory: for tests, and the shortest example of what a storage has to do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from milepost.digest import Buffer
+from milepost.errors import PathNotFoundError
+from milepost.source import ByteSource
+
+
+class MemoryStorage:
+    """Objects in a dict. Durable for as long as the process lives."""
+
+    def __init__(self, name: str = "memory") -> None:
+        self._name = name
+        self._objects: dict[str, bytes] = {}
+        self._changed = threading.Condition()
+        self._holders = 0  # of the lock: how many share it, or -1 for one alone
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def exists(self) -> bool:
+        return bool(self._objects)
+
+    def prepare(self) -> None:
+        pass
+
+    def list(self, folder: str) -> list[str]:
+        prefix = f"{folder}/" if folder else ""
+        below = [name.removeprefix(prefix) for name in self._objects if name.startswith(prefix)]
+        return sorted({name.partition("/")[0] for name in below})
+
+    def open(self, name: str) -> ByteSource:
+        try:
+            return MemorySource(f"{self._name}/{name}", self._objects[name])
+        except KeyError:
+            raise PathNotFoundError(f"{self._name}/{name} does not exist") from None
+
+    def write(self, name: str, parts: Iterable[Buffer], nbytes: int) -> None:
+        data = b"".join(parts)
+        with self._changed:
+            if name in self._objects:
+                raise FileExistsError(f"{self._name}/{name} exists")
+            self._objects[name] = data
+
+    def replace(self, name: str, parts: Iterable[Buffer], nbytes: int) -> None:
+        self._objects[name] = b"".join(parts)
+
+    def delete(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._objects.pop(name, None)
+
+    @contextmanager
+    def lock(self, *, exclusive: bool, wait: bool = True) -> Iterator[bool]:
+        def is_free() -> bool:
+            return self._holders == 0 or (not exclusive and self._holders > 0)
+
+        with self._changed:
+            if not wait and not is_free():
+                held = False
+            else:
+                held = self._changed.wait_for(is_free)
+                self._holders = -1 if exclusive else self._holders + 1
+        try:
+            yield held
+        finally:
+            if held:
+                with self._changed:
+                    self._holders = 0 if exclusive else self._holders - 1
+                    self._changed.notify_all()
+
+    def remove_unfinished(self) -> None:
+        pass
+
+
+class MemorySource:
+    """Bytes in memory, read as if they were a file."""
+
+    def __init__(self, name: str, data: bytes) -> None:
+        self._name = name
+        self._data = memoryview(data)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        part = self._data[offset : offset + len(buffer)]
+        buffer[: len(part)] = part
+        return len(part)
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,208 @@
+"""A store: a folder, or an object-store prefix, of checkpoints that share their data."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping
+
+from milepost import sealed
+from milepost.errors import (
+    DamagedError,
+    MilepostError,
+    NotAStoreError,
+    PathNotFoundError,
+    StepNotFoundError,
+    UsageError,
+)
+from milepost.source import read_exactly
+from milepost.storage.base import Storage
+from milepost.store import layout, manifest
+from milepost.store.best import best_step
+from milepost.store.manifest import Manifest
+from milepost.store.snapshot import CheckpointSnapshot
+
+
+class Store(Mapping[int, CheckpointSnapshot]):
+    """The committed checkpoints of a store, by step, oldest first.
+
+    Reading needs no lock: what is committed never changes.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        # Manifests never change, so each is read once. Only the few last used are kept.
+        self._manifests: dict[int, Manifest] = {}
+
+    @classmethod
+    def open(cls, storage: Storage) -> Store:
+        """The store in `storage`.
+
+        Raises:
+            PathNotFoundError: there is nothing there.
+            NotAStoreError: there is something else.
+            DamagedError, VersionError: its marker cannot be trusted, or is newer.
+        """
+        if not storage.exists():
+            raise PathNotFoundError(f"{storage.name} does not exist")
+        try:
+            source = storage.open(layout.MARKER)
+        except PathNotFoundError:
+            raise NotAStoreError(
+                f"{storage.name} is no store of checkpoints: it has no {layout.MARKER}"
+            ) from None
+        try:
+            data = bytes(read_exactly(source, 0, source.size))
+        finally:
+            source.close()
+        sealed.unseal("store", data, f"{storage.name}/{layout.MARKER}")
+        return cls(storage)
+
+    @classmethod
+    def open_or_create(cls, storage: Storage) -> Store:
+        """As `open`, but an empty or missing place becomes a new store."""
+        if layout.MARKER not in storage.list(""):
+            strangers = [name for name in storage.list("") if name not in ("partial", "lock")]
+            if strangers:
+                raise NotAStoreError(
+                    f"{storage.name} is no store of checkpoints, and not empty (it has "
+                    f"{strangers[0]!r}): save to a path of its own"
+                )
+            storage.prepare()
+            marker = sealed.seal("store", {"id": secrets.token_hex(16)})
+            try:
+                storage.write(layout.MARKER, [marker], len(marker))
+            except FileExistsError:
+                pass  # another writer was faster; the store is the same
+        return cls.open(storage)
+
+    @property
+    def name(self) -> str:
+        return self.storage.name
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of all committed checkpoints, ascending."""
+        found = (layout.manifest_step(file) for file in self.storage.list(layout.CHECKPOINTS))
+        return sorted(step for step in found if step is not None)
+
+    @property
+    def latest(self) -> CheckpointSnapshot:
+        """The checkpoint with the highest step.
+
+        Raises:
+            StepNotFoundError: the store is empty.
+        """
+        return self[self.resolve("latest")]
+
+    def __getitem__(self, step: int) -> CheckpointSnapshot:
+        """The checkpoint of this step.
+
+        Raises:
+            StepNotFoundError: there is none; the message says which there are.
+            DamagedError: its manifest is damaged; the message names the newest intact step.
+        """
+        try:
+            return self._snapshot(step)
+        except DamagedError as error:
+            raise DamagedError(f"{error}; {self.advice(step)}") from None
+
+    def _snapshot(self, step: int) -> CheckpointSnapshot:
+        name = f"{self.name}, step {step}"
+        return CheckpointSnapshot(self.storage, self.manifest(step), name, self.advice)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __contains__(self, step: object) -> bool:
+        return step in self.steps
+
+    def __repr__(self) -> str:
+        return f"<Store {self.name}: {len(self)} checkpoints>"
+
+    def manifest(self, step: int) -> Manifest:
+        """The manifest of a step, read and checked.
+
+        Raises:
+            StepNotFoundError, DamagedError, VersionError: as for reading the step.
+        """
+        step = layout.check_step(step)
+        if step not in self._manifests:
+            while len(self._manifests) >= 8:
+                del self._manifests[next(iter(self._manifests))]
+            self._manifests[step] = self._read_manifest(step)
+        return self._manifests[step]
+
+    def forget(self, step: int) -> None:
+        """Read the manifest of this step anew the next time: it was replaced or deleted."""
+        self._manifests.pop(step, None)
+
+    def _read_manifest(self, step: int) -> Manifest:
+        name = layout.manifest_name(step)
+        try:
+            source = self.storage.open(name)
+        except PathNotFoundError:
+            raise StepNotFoundError(self._no_such_step(step)) from None
+        try:
+            data = bytes(read_exactly(source, 0, source.size))
+        finally:
+            source.close()
+        return manifest.decode(data, f"{self.name}/{name}", step)
+
+    def _no_such_step(self, step: int | None) -> str:
+        steps = self.steps
+        if not steps:
+            return f"{self.name} has no checkpoint yet"
+        some = ", ".join(map(str, steps if len(steps) <= 10 else [*steps[:3], "...", *steps[-5:]]))
+        return f"{self.name} has no step {step}; it has {some}"
+
+    def resolve(self, step: int | str) -> int:
+        """The number of a step given as a number, `"latest"`, or the best by a metric.
+
+        `"best:val_loss"` knows from the name whether low or high is good, where the name
+        says so; `"min:NAME"` and `"max:NAME"` say it.
+
+        Raises:
+            StepNotFoundError: no checkpoint fits.
+            UsageError: the words are none of these.
+        """
+        if not isinstance(step, str):
+            return layout.check_step(step)
+        if step == "latest":
+            steps = self.steps
+            if not steps:
+                raise StepNotFoundError(self._no_such_step(None))
+            return steps[-1]
+        direction, colon, metric = step.partition(":")
+        if not colon or direction not in ("best", "min", "max"):
+            raise UsageError(
+                f"expected a step's number, 'latest', 'best:METRIC', 'min:METRIC' or "
+                f"'max:METRIC', found {step!r}"
+            )
+        return best_step(self, metric, direction)
+
+    def all_metrics(self) -> dict[int, Mapping[str, float]]:
+        """The metrics of every step. Reads every manifest."""
+        return {step: self.manifest(step).metrics for step in self.steps}
+
+    def newest_intact(self, *, besides: int) -> int | None:
+        """The highest step, other than this one, whose every chunk has its checksum."""
+        for step in reversed(self.steps):
+            if step == besides:
+                continue
+            try:
+                with self._snapshot(step) as checkpoint:
+                    if next(checkpoint.damage(), None) is None:
+                        return step
+            except MilepostError:
+                continue
+        return None
+
+    def advice(self, damaged: int) -> str:
+        """What to do about a damaged step."""
+        intact = self.newest_intact(besides=damaged)
+        if intact is None:
+            return "no other step is intact: restore the store from a backup"
+        return f"the newest intact step is {intact}: restore with step={intact}"

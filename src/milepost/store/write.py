@@ -1,0 +1,258 @@
+"""Saving: digest, keep what is new, write a pack, commit a manifest.
+
+The order that makes a commit all or nothing: the pack is written and synced, then named and
+its folder synced, then the manifest is written and synced, then linked to its name, which
+fails if another has it, and its folder synced. Until that link nobody sees anything.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import milepost
+from milepost.errors import StepExistsError, UsageError, VersionError, DamagedError, PathNotFoundError
+from milepost.record import ArrayRecord, PlainRecord, Record
+from milepost.state import State, is_plain
+from milepost.store import layout, manifest, pack
+from milepost.store.manifest import Manifest, PackRef
+from milepost.store.pack import Digested, PackPlan, Place
+from milepost.store.prune import remove_leftovers
+from milepost.store.store import Store
+
+# Packages whose version is recorded, if the program has imported them.
+_RECORDED = ("numpy", "keras", "tensorflow", "torch", "jax", "flax", "optax", "equinox")
+
+
+
+@dataclass(frozen=True, slots=True)
+class SaveReport:
+    """What a save did.
+
+    Attributes:
+        step: the step that was committed.
+        path: the store.
+        leaves: how many there are.
+        nbytes: the size of all arrays together.
+        written: how many of these bytes were new, and so written.
+        seconds: how long it took, durable at the end.
+    """
+
+    step: int
+    path: str
+    leaves: int
+    nbytes: int
+    written: int
+    seconds: float
+
+
+class Writer:
+    """Commits checkpoints to a store, and remembers where the data of the last ones lies."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._places: dict[str, Place] = {}
+        self._indexed: set[int] = set()
+        self._cleaned = False
+
+    def next_step(self) -> int:
+        """One more than the highest step; 1 for the first."""
+        steps = self.store.steps
+        return steps[-1] + 1 if steps else 1
+
+    def save(
+        self,
+        state: State,
+        step: int,
+        metrics: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        overwrite: bool = False,
+    ) -> SaveReport:
+        """Commit a state as the checkpoint of `step`.
+
+        Raises:
+            StepExistsError: the step is committed already, or another process was faster.
+            UsageError: the step, a metric or the metadata cannot be saved.
+            StorageError: the storage refused; nothing of this step is visible.
+        """
+        began = time.monotonic()
+        step = layout.check_step(step)
+        draft = Manifest(
+            step=step,
+            created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            metrics=_numbers(metrics or {}),
+            metadata=_json_values(metadata or {}),
+            versions=_versions(),
+            objects=state.objects,
+            ties=state.ties,
+        )
+        self._clean_once()
+        with self.store.storage.lock(exclusive=False):
+            if not overwrite and step in self.store:
+                raise self._step_exists(step)
+            self._index_known()
+            digested = {
+                name: pack.digest_array(name, leaf)
+                for name, leaf in state.leaves.items()
+                if not is_plain(leaf)
+            }
+            new_pack = self._write_pack(step, digested)
+            try:
+                final = self._complete(draft, state, digested)
+                self._commit(final, overwrite=overwrite)
+            except BaseException:
+                self._discard(new_pack)
+                raise
+        written = new_pack.nbytes if new_pack else 0
+        nbytes = sum(p.nbytes for leaf in digested.values() for p in leaf.pieces)
+        return SaveReport(
+            step, self.store.name, len(state.leaves), nbytes, written, time.monotonic() - began
+        )
+
+    def index(self, found: Manifest) -> None:
+        """Remember where the data of a checkpoint lies, so as not to write it again."""
+        for record in found.records.values():
+            if isinstance(record, ArrayRecord):
+                for chunk in record.chunks:
+                    if chunk.digest is not None:
+                        place = Place(found.packs[chunk.file], chunk.position)
+                        self._places.setdefault(chunk.digest, place)
+        self._indexed.add(found.step)
+
+    def _index_known(self) -> None:
+        """Index the newest checkpoint, and forget places whose pack is gone."""
+        steps = self.store.steps
+        if steps and steps[-1] not in self._indexed:
+            try:
+                self.index(self.store.manifest(steps[-1]))
+            except (DamagedError, VersionError):
+                pass  # nothing is shared with a checkpoint that cannot be read
+        there: dict[str, bool] = {}
+        for known in list(self._places.values()):
+            if known.pack.name not in there:
+                there[known.pack.name] = self._is_there(known.pack)
+        self._places = {d: p for d, p in self._places.items() if there[p.pack.name]}
+
+    def _is_there(self, ref: PackRef) -> bool:
+        try:
+            source = self.store.storage.open(ref.name)
+        except PathNotFoundError:
+            return False
+        try:
+            return source.size == ref.nbytes
+        finally:
+            source.close()
+
+    def _write_pack(self, step: int, digested: Mapping[str, Digested]) -> PackRef | None:
+        """Write what no pack has yet; afterwards `_places` knows every digest."""
+        new = {piece.digest for leaf in digested.values() for piece in leaf.pieces}
+        new -= self._places.keys()
+        if not new:
+            return None
+        plan = PackPlan()
+        for leaf in digested.values():
+            plan.add(leaf, new)
+        ref, header, positions = plan.layout(layout.new_pack_name(step))
+        self.store.storage.write(ref.name, plan.parts(header), ref.nbytes)
+        self._places |= {d: Place(ref, position) for d, position in positions.items()}
+        return ref
+
+    def _discard(self, ref: PackRef | None) -> None:
+        if ref is not None:
+            self._places = {d: p for d, p in self._places.items() if p.pack != ref}
+            self.store.storage.delete([ref.name])
+
+    def _complete(self, draft: Manifest, state: State, digested: Mapping[str, Digested]) -> Manifest:
+        used = {
+            self._places[piece.digest].pack.name: self._places[piece.digest].pack
+            for leaf in digested.values()
+            for piece in leaf.pieces
+        }
+        indices = {name: i for i, name in enumerate(used)}
+        records: dict[str, Record] = {}
+        for name, leaf in state.leaves.items():
+            if is_plain(leaf):
+                records[name] = PlainRecord(leaf)
+            else:
+                records[name] = pack.place(digested[name], self._places, indices)
+        return Manifest(
+            draft.step,
+            draft.created,
+            draft.metrics,
+            draft.metadata,
+            draft.versions,
+            draft.objects,
+            draft.ties,
+            tuple(used.values()),
+            records,
+        )
+
+    def _commit(self, final: Manifest, *, overwrite: bool) -> None:
+        data = manifest.encode(final)
+        name = layout.manifest_name(final.step)
+        if overwrite:
+            self.store.storage.replace(name, [data], len(data))
+            self.store.forget(final.step)
+            return
+        try:
+            self.store.storage.write(name, [data], len(data))
+        except FileExistsError:
+            raise self._step_exists(final.step) from None
+
+    def _step_exists(self, step: int) -> StepExistsError:
+        return StepExistsError(
+            f"{self.store.name} has step {step} already, by this run or by another process "
+            "that saves to the same place: save another step, or pass overwrite=True"
+        )
+
+    def _clean_once(self) -> None:
+        """Before the first save: remove what dead writers left, unless one is at work."""
+        if self._cleaned:
+            return
+        self._cleaned = True
+        with self.store.storage.lock(exclusive=True, wait=False) as alone:
+            if alone:
+                remove_leftovers(self.store)
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics as plain numbers: scalars of any framework become int or float.
+
+    Raises:
+        UsageError: one is no number.
+    """
+    result = {}
+    for name, value in metrics.items():
+        try:
+            result[str(name)] = value if type(value) in (int, float) else float(value)
+        except (TypeError, ValueError):
+            raise UsageError(f"the metric {name!r} should be a number, found {value!r:.80}") from None
+    return result
+
+
+def _json_values(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata as it will be read back.
+
+    Raises:
+        UsageError: a value is none of JSON's.
+    """
+    try:
+        decoded = json.loads(json.dumps(dict(metadata), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"the metadata must be JSON values (text, numbers, lists): {error}") from None
+    return dict(decoded)
+
+
+def _versions() -> dict[str, str]:
+    versions = {"milepost": milepost.__version__, "python": sys.version.split()[0]}
+    for name in _RECORDED:
+        version = getattr(sys.modules.get(name), "__version__", None)
+        if version is not None:
+            versions[name] = str(version)
+    return versions

@@ -1,0 +1,150 @@
+"""Structure: how leaves nest, as JSON.
+
+A state is flat, but a checkpoint keeps the containers it came from, so that integer keys
+stay integers and tuples stay tuples. A node is None for a leaf, or an object with one key,
+the kind of container:
+
+    {"dict": [[key, node], ...]}        also OrderedDict, defaultdict, Counter
+    {"list": [node, ...]}               also tuple, set, frozenset, deque
+    {"namedtuple": [[field, node], ...], "class": "optax.ScaleByAdamState"}
+    {"object": [[key, node], ...], "class": "mypackage.Params"}
+
+A key is a string or an integer as JSON, or `{"tuple": [...]}`, `{"bool": ...}`,
+`{"float": ...}`, `{"none": true}`. The name of a child is its parent's name, a slash and the
+key as text; in a sequence the key is the position.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, TypeAlias
+
+from milepost.errors import DamagedError, UnsupportedObjectError
+
+# None, or a JSON object as described above; Any because JSON has no better type.
+Structure: TypeAlias = dict[str, Any] | None
+
+SEQUENCES: dict[str, Callable[[list[Any]], Any]] = {
+    "list": list,
+    "tuple": tuple,
+    "set": set,
+    "frozenset": frozenset,
+    "deque": collections.deque,
+}
+MAPPINGS: dict[str, Callable[[dict[Any, Any]], Any]] = {
+    "dict": dict,
+    "OrderedDict": collections.OrderedDict,
+    "Counter": collections.Counter,
+    # Its factory is code, which no file of ours holds: it comes back as a plain dict.
+    "defaultdict": dict,
+}
+_RECORDS = ("namedtuple", "object")
+
+
+def key_text(key: Hashable) -> str:
+    """How a key reads inside a leaf's name."""
+    return key if isinstance(key, str) else repr(key)
+
+
+def encode_key(key: Hashable) -> Any:
+    """A container's key as JSON.
+
+    Raises:
+        UnsupportedObjectError: the key is no string, number, boolean, None or tuple of these.
+    """
+    if isinstance(key, bool):
+        return {"bool": key}
+    if isinstance(key, str | int) and type(key) in (str, int):
+        return key
+    if type(key) is float and math.isfinite(key):
+        return {"float": key}
+    if key is None:
+        return {"none": True}
+    if type(key) is tuple:
+        return {"tuple": [encode_key(part) for part in key]}
+    raise UnsupportedObjectError(
+        f"the key {key!r} of type {type(key).__name__} cannot be saved: "
+        "use strings, integers, or tuples of them as keys"
+    )
+
+
+def decode_key(encoded: Any) -> Hashable:
+    """The key that `encode_key` wrote."""
+    if isinstance(encoded, str | int) and not isinstance(encoded, bool):
+        return encoded
+    if isinstance(encoded, dict) and len(encoded) == 1:
+        [(kind, value)] = encoded.items()
+        if kind in ("bool", "float"):
+            return bool(value) if kind == "bool" else float(value)
+        if kind == "none":
+            return None
+        if kind == "tuple" and isinstance(value, list):
+            return tuple(decode_key(part) for part in value)
+    raise DamagedError(f"the structure has a key that is none: {encoded!r}")
+
+
+def kind_of(node: Structure) -> str:
+    """The kind of container that a node describes, or `"leaf"`."""
+    if node is None:
+        return "leaf"
+    for kind in node:
+        if kind in SEQUENCES or kind in MAPPINGS or kind in _RECORDS:
+            return kind
+    raise DamagedError(f"the structure has a container of unknown kind: {sorted(node)}")
+
+
+def children(node: Structure) -> Iterator[tuple[Hashable, Structure]]:
+    """The (key, node) pairs of a container; a sequence's keys are its positions."""
+    kind = kind_of(node)
+    if node is None:
+        return
+    items = node[kind]
+    if not isinstance(items, list):
+        raise DamagedError(f"the structure has a {kind} that is not a list of children")
+    if kind in SEQUENCES:
+        yield from enumerate(items)
+        return
+    for item in items:
+        if not isinstance(item, list) or len(item) != 2:
+            raise DamagedError(f"the structure has a {kind} whose child is no pair")
+        yield decode_key(item[0]), item[1]
+
+
+def leaf_names(node: Structure, name: str) -> Iterator[str]:
+    """The names of all leaves below `name`."""
+    if node is None:
+        yield name
+        return
+    for key, child in children(node):
+        yield from leaf_names(child, f"{name}/{key_text(key)}")
+
+
+def build(node: Structure, name: str, leaf: Callable[[str], Any]) -> Any:
+    """The containers that `node` describes, filled with `leaf(name)` for each leaf.
+
+    Only builtin containers are made: a named tuple becomes one of the same name and fields,
+    an object of another class a dict of its parts. Nothing is imported.
+    """
+    if node is None:
+        return leaf(name)
+    kind = kind_of(node)
+    parts = {key: build(child, f"{name}/{key_text(key)}", leaf) for key, child in children(node)}
+    if kind in SEQUENCES:
+        return SEQUENCES[kind](list(parts.values()))
+    if kind in MAPPINGS:
+        return MAPPINGS[kind](parts)
+    if kind == "namedtuple":
+        return _named_tuple(str(node.get("class", "")), parts)
+    return parts
+
+
+def _named_tuple(class_name: str, parts: dict[Hashable, Any]) -> Any:
+    fields = [str(key) for key in parts]
+    simple = class_name.rpartition(".")[2]
+    try:
+        made = collections.namedtuple(simple, fields)  # type: ignore[misc]  # noqa: PYI024
+    except ValueError as error:
+        raise DamagedError(f"the structure has a named tuple that cannot be: {error}") from None
+    return made(*parts.values())
