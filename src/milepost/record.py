@@ -100,7 +100,8 @@ def encode_plain(value: Plain) -> Any:
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, int):
-        return int(value)
+        # Many JSON readers hold numbers as doubles, which are exact up to here only.
+        return int(value) if abs(value) <= 2**53 else {"int": str(int(value))}
     # A lone surrogate has no UTF-8 form, and would make the whole document unwritable.
     if any("\ud800" <= character <= "\udfff" for character in value):
         return {"utf-16": base64.b64encode(value.encode("utf-16-le", "surrogatepass")).decode()}
@@ -122,6 +123,8 @@ def decode_plain(encoded: Any) -> Plain:
                 return base64.b64decode(text, validate=True)
             if kind == "utf-16":
                 return base64.b64decode(text, validate=True).decode("utf-16-le", "surrogatepass")
+            if kind == "int" and len(text) < 4000:
+                return int(text)
             if kind == "float" and text in ("nan", "inf", "-inf"):
                 return float(text)
         except (TypeError, ValueError, binascii.Error):

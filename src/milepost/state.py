@@ -82,6 +82,7 @@ class Rule(enum.Flag):
     REPLACED = enum.auto()  # the object becomes what the snapshot says, whatever that is
     KEEPS = enum.auto()  # leaves that only the object has stay as they are
     IGNORES = enum.auto()  # leaves that only the snapshot has are left out
+    FIXED = enum.auto()  # a plain leaf whose value must be the same on both sides
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +131,13 @@ def ancestors(name: str) -> Iterator[str]:
 
 
 def rule_at(rules: Mapping[str, Rule], name: str) -> Rule:
-    """The rule of the nearest subtree that has one."""
-    for ancestor in ancestors(name):
-        if ancestor in rules:
-            return rules[ancestor]
-    return Rule(0)
+    """The rule that holds for the leaf `name`: the nearest above it, but REPLACED before all."""
+    nearest = None
+    for above in ancestors(name):
+        rule = rules.get(above)
+        if above == name or rule is None:
+            continue
+        if Rule.REPLACED in rule:
+            return rule
+        nearest = rule if nearest is None else nearest
+    return nearest or Rule(0)

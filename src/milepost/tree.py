@@ -1,8 +1,8 @@
 """Structure: how leaves nest, as JSON.
 
 A state is flat, but a checkpoint keeps the containers it came from, so that integer keys
-stay integers and tuples stay tuples. A node is None for a leaf, or an object with one key,
-the kind of container:
+stay integers and tuples stay tuples. A node is None for a NumPy array or a plain value,
+`{"leaf": "torch"}` for the array of another framework, or the kind of a container:
 
     {"dict": [[key, node], ...]}        also OrderedDict, defaultdict, Counter
     {"list": [node, ...]}               also tuple, set, frozenset, deque
@@ -25,6 +25,8 @@ from milepost.errors import DamagedError, UnsupportedObjectError
 
 # None, or a JSON object as described above; Any because JSON has no better type.
 Structure: TypeAlias = dict[str, Any] | None
+# What gives the value of a leaf while containers are built, from its name and node.
+LeafMaker: TypeAlias = Callable[[str, Structure], Any]
 
 SEQUENCES: dict[str, Callable[[list[Any]], Any]] = {
     "list": list,
@@ -87,7 +89,7 @@ def decode_key(encoded: Any) -> Hashable:
 
 def kind_of(node: Structure) -> str:
     """The kind of container that a node describes, or `"leaf"`."""
-    if node is None:
+    if node is None or "leaf" in node:
         return "leaf"
     for kind in node:
         if kind in SEQUENCES or kind in MAPPINGS or kind in _RECORDS:
@@ -98,7 +100,7 @@ def kind_of(node: Structure) -> str:
 def children(node: Structure) -> Iterator[tuple[Hashable, Structure]]:
     """The (key, node) pairs of a container; a sequence's keys are its positions."""
     kind = kind_of(node)
-    if node is None:
+    if node is None or kind == "leaf":
         return
     items = node[kind]
     if not isinstance(items, list):
@@ -114,22 +116,29 @@ def children(node: Structure) -> Iterator[tuple[Hashable, Structure]]:
 
 def leaf_names(node: Structure, name: str) -> Iterator[str]:
     """The names of all leaves below `name`."""
-    if node is None:
+    if kind_of(node) == "leaf":
         yield name
-        return
     for key, child in children(node):
         yield from leaf_names(child, f"{name}/{key_text(key)}")
 
 
-def build(node: Structure, name: str, leaf: Callable[[str], Any]) -> Any:
-    """The containers that `node` describes, filled with `leaf(name)` for each leaf.
+def containers(node: Structure, name: str) -> Iterator[str]:
+    """The names of all containers at and below `name`, empty ones too."""
+    if kind_of(node) != "leaf":
+        yield name
+    for key, child in children(node):
+        yield from containers(child, f"{name}/{key_text(key)}")
+
+
+def build(node: Structure, name: str, leaf: LeafMaker) -> Any:
+    """The containers that `node` describes, filled with `leaf(name, node)` for each leaf.
 
     Only builtin containers are made: a named tuple becomes one of the same name and fields,
     an object of another class a dict of its parts. Nothing is imported.
     """
-    if node is None:
-        return leaf(name)
     kind = kind_of(node)
+    if node is None or kind == "leaf":
+        return leaf(name, node)
     parts = {key: build(child, f"{name}/{key_text(key)}", leaf) for key, child in children(node)}
     if kind in SEQUENCES:
         return SEQUENCES[kind](list(parts.values()))

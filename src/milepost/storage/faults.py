@@ -143,7 +143,7 @@ class PowerLossDisk:
 
     def _change(self) -> None:
         self.changes += 1
-        if self.changes == self.fail_at:
+        if self.fail_at is not None and self.changes >= self.fail_at:
             raise PowerFailure
 
     def _find(self, path: str) -> _File:
@@ -172,11 +172,9 @@ class PowerLossDisk:
         return handle
 
     def write(self, handle: Handle, data: Buffer) -> None:
-        try:
-            self._change()
-        except PowerFailure:
+        if self.changes + 1 == self.fail_at:
             self._open[handle].data += memoryview(data)[: len(data) // 2]
-            raise
+        self._change()
         self._open[handle].data += data
 
     def read_into(self, handle: Handle, offset: int, buffer: memoryview) -> int:

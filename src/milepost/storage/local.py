@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 
 from milepost.digest import Buffer
-from milepost.errors import MilepostError, PathNotFoundError, StorageError
+from milepost.errors import MilepostError, NotAStoreError, PathNotFoundError, StorageError
 from milepost.source import ByteSource
 from milepost.storage.filesystem import UNSUPPORTED, FileSystem, Handle, OperatingSystem
 
@@ -41,6 +41,8 @@ class LocalStorage:
         return self._fs.exists(self._root)
 
     def prepare(self) -> None:
+        if self._fs.exists(self._root) and not self._fs.is_folder(self._root):
+            raise NotAStoreError(f"{self._root} is a file, not a store of checkpoints: save elsewhere")
         with _translated(self._root, "make the folder"):
             make_folders(self._fs, self._root)
 
@@ -233,7 +235,7 @@ def make_folders(fs: FileSystem, path: str) -> None:
     with contextlib.suppress(FileExistsError):
         fs.make_folder(path)
     if not fs.is_folder(path):
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+        raise StorageError(f"{path} is a file where a folder is needed: save elsewhere")
     fs.sync_folder(parent)
 
 
@@ -274,7 +276,7 @@ def _translated(path: str, doing: str) -> Iterator[None]:
         yield
     except (MilepostError, FileExistsError):
         raise
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise PathNotFoundError(f"{error.filename or path} does not exist") from error
     except OSError as error:
         if error.errno in _FULL:

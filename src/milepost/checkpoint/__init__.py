@@ -1,0 +1,19 @@
+"""Checkpoints of live objects: save, plan, restore, and the policy over them."""
+
+from milepost.checkpoint.checkpoint import Checkpoint
+from milepost.checkpoint.keep import Keep, KeepBest, KeepEvery, KeepLast, KeepSteps
+from milepost.checkpoint.manager import CheckpointManager
+from milepost.checkpoint.plan import PlanEntry, RestorePlan, Status
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointManager",
+    "Keep",
+    "KeepBest",
+    "KeepEvery",
+    "KeepLast",
+    "KeepSteps",
+    "PlanEntry",
+    "RestorePlan",
+    "Status",
+]

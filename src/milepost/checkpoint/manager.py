@@ -1,0 +1,155 @@
+"""`CheckpointManager`: a policy over a checkpoint: when to save, and what to keep."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Mapping
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from milepost.checkpoint.checkpoint import Checkpoint, Path, as_storage
+from milepost.checkpoint.keep import Keep
+from milepost.checkpoint.plan import RestorePlan
+from milepost.errors import PathNotFoundError, UsageError
+from milepost.storage.base import Storage
+from milepost.store import SaveReport, Store, prune
+
+
+class CheckpointManager:
+    """Saves a checkpoint when it is due, and removes those that need not be kept.
+
+    Arguments:
+        checkpoint: what is saved and restored.
+        path: the store's folder.
+        keep: a policy (`KeepLast(3) | KeepBest("val_loss")`); all are kept if not given.
+            The newest is always kept, and nothing is removed before it is committed.
+        every_steps: `save_if_due` saves at the steps that this divides.
+        every_seconds: `save_if_due` saves when so much time has passed since the last save.
+        on_sigterm: after a SIGTERM, which clusters send some time before they end a job,
+            `save_if_due` saves at once and `should_stop` turns true. Needs the main thread.
+
+    Example:
+
+        with CheckpointManager(checkpoint, "runs/digits", keep=KeepLast(3), every_steps=100) as manager:
+            manager.restore_or_initialize()
+            for step in range(progress["step"] + 1, 10_000):
+                train(step)
+                manager.save_if_due(step)
+                if manager.should_stop:
+                    break
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        path: Path | Storage,
+        *,
+        keep: Keep | None = None,
+        every_steps: int | None = None,
+        every_seconds: float | None = None,
+        on_sigterm: bool = True,
+    ) -> None:
+        if every_steps is not None and every_steps < 1:
+            raise UsageError(f"expected every_steps to be 1 or more, found {every_steps}")
+        self.checkpoint = checkpoint
+        self._storage = as_storage(path)
+        self._keep = keep
+        self._every_steps = every_steps
+        self._every_seconds = every_seconds
+        self._last_save = time.monotonic()
+        self._terminated = threading.Event()
+        self.should_stop = False
+        self._previous_handler: Any = None
+        self._handles_signals = on_sigterm and threading.current_thread() is threading.main_thread()
+        if self._handles_signals:
+            self._previous_handler = signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the SIGTERM handler back to who had it before."""
+        if self._handles_signals:
+            self._handles_signals = False
+            signal.signal(signal.SIGTERM, self._previous_handler or signal.SIG_DFL)
+
+    def restore_or_initialize(self, step: int | str = "latest", **options: Any) -> RestorePlan | None:
+        """Restore a checkpoint if the store has any; otherwise leave everything as it is.
+
+        Takes the options of `Checkpoint.restore`. Returns its plan, or None if there was
+        nothing to restore. A checkpoint that is there but cannot be restored is an error.
+        """
+        try:
+            if not Store.open(self._storage).steps:
+                return None
+        except PathNotFoundError:
+            return None
+        return self.checkpoint.restore(self._storage, step, **options)
+
+    def is_due(self, step: int) -> bool:
+        """Whether `save_if_due` would save this step now."""
+        return (
+            self._terminated.is_set()
+            or (self._every_steps is not None and step % self._every_steps == 0)
+            or (
+                self._every_seconds is not None
+                and time.monotonic() - self._last_save >= self._every_seconds
+            )
+        )
+
+    def save_if_due(
+        self,
+        step: int,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> SaveReport | None:
+        """Save this step if it is due; returns None if it is not."""
+        if not self.is_due(step):
+            return None
+        terminated = self._terminated.is_set()
+        report = self.save(step, metrics=metrics, metadata=metadata)
+        if terminated:
+            self.should_stop = True
+            self._terminated.clear()
+        return report
+
+    def save(
+        self,
+        step: int | None = None,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> SaveReport:
+        """Save now, then remove what the policy does not keep."""
+        report = self.checkpoint.save(self._storage, step, metrics=metrics, metadata=metadata)
+        self._last_save = time.monotonic()
+        if self._keep is not None:
+            self._prune(report.step)
+        return report
+
+    def _prune(self, saved: int) -> None:
+        store = Store.open(self._storage)
+        keep = self._keep.steps(store) if self._keep else set(store.steps)
+        pruned = prune(store, keep | {saved, store.steps[-1]})
+        if pruned.unreadable is not None:
+            warnings.warn(
+                f"no data was removed from {store.name}, because a checkpoint cannot be read: "
+                f"{pruned.unreadable}",
+                stacklevel=3,
+            )
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        self._terminated.set()
+        if callable(self._previous_handler):
+            self._previous_handler(number, frame)
+
+

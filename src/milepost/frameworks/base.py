@@ -1,0 +1,217 @@
+"""What every framework module does, and the two walks that call it.
+
+A framework is a module with three verbs:
+
+    handles(value)                              is this object mine?
+    capture(value, name, capture) -> Structure  hand its leaves to `capture`
+    apply(value, name, node, saved) -> value    put the saved leaves into it
+
+and some of these, where they apply:
+
+    parameter_names(value, name) -> {id: name}  what an optimizer may call its parameters
+    prepare(value, name, config, names, objects)  make leaves exist that the snapshot has
+    global_generators(wanted) -> {name: object} its global random generators: those in use,
+                                                and those whose names are wanted
+    ARRAYS = {kind: make}                       what makes its kind of array of a NumPy one
+
+`apply` changes the object in place where it can be changed, and returns it; what cannot be
+changed (a JAX array, a tuple) is returned anew. Containers call `capture.child` and
+`saved.child` for what they hold, so frameworks nest freely and none knows another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from milepost import tree
+from milepost.dtypes import Array
+from milepost.errors import UnsupportedObjectError
+from milepost.state import Leaf, ObjectInfo, Plain, Rule, State, ancestors, join
+from milepost.tree import Structure
+
+
+class Framework(Protocol):
+    """A framework module, as the walks see it."""
+
+    def handles(self, value: Any) -> bool: ...
+    def capture(self, value: Any, name: str, capture: Capture) -> Structure: ...
+    def apply(self, value: Any, name: str, node: Structure, saved: Saved) -> Any: ...
+
+
+Finder = Callable[[Any], Framework | None]
+
+
+class Capture:
+    """The walk over live objects that collects a state."""
+
+    def __init__(self, objects: Mapping[str, Any], find: Finder) -> None:
+        self.objects = objects  # all of the checkpoint, so that an optimizer can find its model
+        self._find = find
+        self._leaves: dict[str, Leaf] = {}
+        self._rules: dict[str, Rule] = {}
+        self._ties: dict[str, str] = {}
+        self._memory: dict[Any, str] = {}
+        self._configs: dict[str, dict[str, Any]] = {}
+        self._open: set[int] = set()
+
+    def parameter_names(self) -> dict[int, str]:
+        """The names of the parameters of all models in the checkpoint, by their id."""
+        return parameter_names(self.objects, self._find)
+
+    def state(self, objects: Mapping[str, ObjectInfo]) -> State:
+        """Everything that was collected; `objects` describes each top-level one."""
+        return State(self._leaves, objects, self._rules, self._ties)
+
+    def child(self, name: str, value: Any) -> Structure:
+        """Capture a part, whatever its framework; returns its structure."""
+        framework = self.framework(name, value)
+        if id(value) in self._open:
+            raise UnsupportedObjectError(f"{name} contains itself, and cannot be saved")
+        self._open.add(id(value))
+        try:
+            structure = framework.capture(value, name, self)
+        finally:
+            self._open.discard(id(value))
+        if name not in self._leaves:
+            self._rules.setdefault(name, Rule(0))  # rules of what is above end here
+        return structure
+
+    def replaced(self, name: str, value: Any) -> Structure:
+        """Capture containers that a restore replaces as a whole, whatever they hold then."""
+        structure = self.child(name, value)
+        self.rule(name, Rule.REPLACED)
+        return structure
+
+    def framework(self, name: str, value: Any) -> Framework:
+        """The framework of a part.
+
+        Raises:
+            UnsupportedObjectError: there is none; the message names the leaf.
+        """
+        framework = self._find(value)
+        if framework is None:
+            raise UnsupportedObjectError(unsupported(name, value))
+        return framework
+
+    def leaf(self, name: str, value: Leaf, *, memory: Any = None) -> None:
+        """One leaf. `memory` is the same for leaves that share their memory."""
+        if name in self._leaves:
+            raise UnsupportedObjectError(f"two leaves have the name {name!r}: rename one of their keys")
+        self._leaves[name] = value
+        if memory is not None and self._memory.setdefault(memory, name) != name:
+            self._ties[name] = self._memory[memory]
+
+    def rule(self, name: str, rule: Rule) -> None:
+        """How a restore may depart from a match below `name`."""
+        self._rules[name] = rule
+
+    def configure(self, name: str, config: dict[str, Any]) -> None:
+        """What `prepare` will need to make the object `name` ready (JSON values)."""
+        self._configs[name] = config
+
+    def config(self, name: str) -> dict[str, Any]:
+        return self._configs.get(name, {})
+
+
+@dataclass(slots=True)
+class Saved:
+    """The walk that puts saved leaves into live objects.
+
+    Attributes:
+        leaves: name in the live objects -> value, for every leaf that is to be restored.
+        objects: all objects of the checkpoint.
+        removed: leaves of the live objects that the restore takes away.
+        kept: leaves of the live objects that stay as they are.
+        makers: framework -> what makes its kind of array of a NumPy one.
+        selects: whether a restore limited to some names includes this subtree.
+    """
+
+    leaves: Mapping[str, Plain | Array]
+    objects: Mapping[str, Any]
+    find: Finder
+    removed: set[str] = field(default_factory=set)
+    kept: set[str] = field(default_factory=set)
+    makers: Mapping[str, Callable[[Array], Any]] = field(default_factory=dict)
+    selects: Callable[[str], bool] = lambda _: True
+    _gone: set[str] | None = None
+
+    def child(self, name: str, value: Any, node: Structure) -> Any:
+        """Restore a part, whatever its framework."""
+        framework = self.find(value)
+        assert framework is not None, f"{name} was captured, so it has a framework"
+        return framework.apply(value, name, node, self)
+
+    def has(self, name: str) -> bool:
+        """Whether this leaf is to be restored."""
+        return name in self.leaves
+
+    def parameter_names(self) -> dict[int, str]:
+        """The names of the parameters of all models in the checkpoint, by their id."""
+        return parameter_names(self.objects, self.find)
+
+    def can_build(self, name: str, node: Structure) -> bool:
+        """Whether every leaf of a saved subtree is to be restored."""
+        return all(leaf in self.leaves for leaf in tree.leaf_names(node, name))
+
+    def build(self, name: str, node: Structure) -> Any:
+        """A saved subtree as new builtin containers."""
+        return tree.build(node, name, self.value)
+
+    def value(self, name: str, node: Structure) -> Any:
+        """A saved leaf as it stood in its container: an array of its framework, if imported."""
+        value = self.leaves[name]
+        make = self.makers.get(node["leaf"]) if node else None
+        return make(value) if make and isinstance(value, np.ndarray) else value
+
+    def is_gone(self, name: str) -> bool:
+        """Whether a subtree of a live object has leaves, and the restore removes them all."""
+        if self._gone is None:
+            above_kept = {a for leaf in self.kept | set(self.leaves) for a in ancestors(leaf)}
+            self._gone = {a for leaf in self.removed for a in ancestors(leaf)} - above_kept
+        return name in self._gone
+
+
+def parameter_names(objects: Any, find: Finder, name: str = "") -> dict[int, str]:
+    """The names of the parameters of every model among `objects`, by the parameter's id."""
+    if isinstance(objects, dict):
+        parts = [(join(name, str(key)), part) for key, part in objects.items()]
+    elif isinstance(objects, list | tuple):
+        parts = [(join(name, str(index)), part) for index, part in enumerate(objects)]
+    else:
+        names = getattr(find(objects), "parameter_names", None)
+        return dict(names(objects, name)) if names else {}
+    found: dict[int, str] = {}
+    for child, part in parts:
+        found = parameter_names(part, find, child) | found
+    return found
+
+
+def unsupported(name: str, value: Any) -> str:
+    """What to tell about a value of no known kind."""
+    kind = type(value)
+    text = f"{name} is a {kind.__module__}.{kind.__qualname__}, which milepost does not know"
+    if callable(value) and hasattr(value, "__name__"):
+        text = f"{name} is the function {value.__name__!r}, and functions are code, which is never saved"
+    return (
+        f"{text}: leave it out, give its class state_dict() and load_state_dict(), "
+        "or pass its arrays and plain values"
+    )
+
+
+def capture_objects(objects: Mapping[str, Any], find: Finder) -> State:
+    """The state of several objects, each under its own name.
+
+    Raises:
+        UnsupportedObjectError: a part of one cannot be captured; the message names it.
+    """
+    capture = Capture(objects, find)
+    infos = {}
+    for name, value in objects.items():
+        structure = capture.child(name, value)
+        kind = getattr(capture.framework(name, value), "__name__", "").rpartition(".")[2]
+        infos[name] = ObjectInfo(kind, structure, capture.config(name))
+    return capture.state(infos)

@@ -1,0 +1,149 @@
+"""Names for the variables of Keras layers that do not depend on how often a layer was made.
+
+Keras numbers automatic names through the life of a process: the first model's `dense` is the
+second one's `dense_3`. Here automatic names are numbered anew among siblings, in the order of
+Keras's own numbers, which is the order in which the layers were made. So two layers that
+swap places keep their names, and names that the user gave stay as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+
+from milepost.state import join
+
+
+def stable_names(siblings: Iterable[Any]) -> list[str]:
+    """A name for each of some layers or metrics, unique among them."""
+    parts = [(sibling.name, _automatic_base(sibling)) for sibling in siblings]
+    order = sorted(range(len(parts)), key=lambda i: _number(parts[i][0]))
+    names: dict[int, str] = {}
+    taken = {name for name, base in parts if base is None}
+    for i in order:
+        name, base = parts[i]
+        names[i] = _unique(base, taken) if base is not None else name
+        taken.add(names[i])
+    return _without_repeats([names[i] for i in range(len(parts))])
+
+
+def _automatic_base(sibling: Any) -> str | None:
+    """`dense` for a Dense layer called `dense_3`; None for a name that the user chose."""
+    base = _snake_case(type(sibling).__name__)
+    return base if re.fullmatch(re.escape(base) + r"(_\d+)?", sibling.name) else None
+
+
+def _snake_case(name: str) -> str:
+    """As `keras.src.utils.naming.to_snake_case` makes automatic names of classes'."""
+    name = re.sub(r"\W+", "", name)
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _number(name: str) -> int:
+    match = re.search(r"_(\d+)$", name)
+    return int(match[1]) if match else 0
+
+
+def _unique(base: str, taken: set[str]) -> str:
+    name, number = base, 0
+    while name in taken:
+        number += 1
+        name = f"{base}_{number}"
+    return name
+
+
+def _without_repeats(names: list[str]) -> list[str]:
+    taken: set[str] = set()
+    result = []
+    for name in names:
+        result.append(_unique(name, taken))
+        taken.add(result[-1])
+    return result
+
+
+def layer_variables(layer: keras.Layer, name: str) -> dict[str, keras.Variable]:
+    """Every variable of a layer and the layers inside it, seeds and metrics too, by name.
+
+    A variable or layer that is reached in two ways has the name of the first.
+    """
+    found: dict[str, keras.Variable] = {}
+    _collect(layer, name, found, seen=set())
+    return found
+
+
+def _collect(layer: Any, name: str, found: dict[str, keras.Variable], seen: set[int]) -> None:
+    seen.add(id(layer))
+    own = [v for v in [*layer._trainable_variables, *layer._non_trainable_variables] if id(v) not in seen]
+    add_variables(own, name, found, seen)
+    attributes = _attribute_paths(layer)
+    for generator in layer._seed_generators:
+        if id(generator.state) not in seen:
+            seen.add(id(generator.state))
+            key = attributes.get(id(generator), "seed_generator")
+            found[_unique(join(name, key), set(found))] = generator.state
+    for metric in layer._metrics:
+        if id(metric) not in seen:
+            seen.add(id(metric))
+            key = attributes.get(id(metric), metric.name)
+            add_variables(metric.variables, join(name, key), found, seen)
+    for key, child in _children(layer, attributes):
+        if id(child) not in seen:
+            _collect(child, join(name, key), found, seen)
+
+
+def add_variables(
+    variables: Iterable[keras.Variable], name: str, found: dict[str, keras.Variable], seen: set[int]
+) -> None:
+    """Name variables of one owner by their own names, numbered where these repeat."""
+    new = [variable for variable in variables if id(variable) not in seen]
+    bases = [re.sub(r"^variable_\d+$", "variable", variable.name) for variable in new]
+    for key, variable in zip(_without_repeats(bases), new, strict=True):
+        seen.add(id(variable))
+        found[_unique(join(name, key), set(found))] = variable
+
+
+def _children(layer: Any, attributes: dict[int, str]) -> Iterator[tuple[str, Any]]:
+    """The layers directly inside a layer, with the key of each.
+
+    In a Sequential or functional model that is the layer's name; in one that was written as
+    a class, the attribute that holds it.
+    """
+    children: list[Any] = []
+    if isinstance(layer, keras.Sequential) or hasattr(layer, "_nodes_by_depth") or hasattr(layer, "_operations"):
+        children = list(layer.layers)
+    named = list(zip(stable_names(children), children, strict=True))
+    listed = {id(child) for child in children}
+    rest = [child for child in layer._layers if id(child) not in listed and child is not getattr(layer, "_functional", None)]
+    hidden = [child for child in rest if id(child) not in attributes]
+    fallback = dict(zip(map(id, hidden), stable_names(hidden), strict=True))
+    yield from named
+    for child in rest:
+        yield attributes.get(id(child)) or fallback[id(child)], child
+
+
+def _attribute_paths(layer: Any) -> dict[int, str]:
+    """The id of what a layer's attributes hold -> the shortest way there (`blocks/0`)."""
+    paths: dict[int, str] = {}
+    # On the PyTorch backend a layer is a torch module, which keeps its children aside.
+    attributes = {**vars(layer), **vars(layer).get("_modules", {})}
+    for attribute in sorted(attributes, key=lambda a: (a.startswith("_"), a)):
+        if attribute.startswith("_") and isinstance(attributes[attribute], list | dict | tuple):
+            continue  # Keras's own lists of everything
+        for path, value in _contents(attribute.strip("_"), attributes[attribute]):
+            paths.setdefault(id(value), path)
+    return paths
+
+
+def _contents(path: str, value: Any, depth: int = 4) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, keras.Layer | keras.metrics.Metric | keras.random.SeedGenerator):
+        yield path, value
+    elif depth and isinstance(value, dict):
+        for key, item in value.items():
+            yield from _contents(join(path, str(key)), item, depth - 1)
+    elif depth and isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _contents(join(path, str(index)), item, depth - 1)

@@ -1,0 +1,90 @@
+"""Keras optimizers: each slot under the name of the variable that it belongs to.
+
+Keras keeps slots in lists by position, so freezing a layer shifts them. Here the momentum of
+`layers/dense/kernel` is `layers/dense/kernel/momentum`, whatever the position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from milepost.frameworks.keras.naming import add_variables
+from milepost.state import join
+
+Optimizer = keras.optimizers.Optimizer
+
+
+def optimizer_variables(
+    optimizer: Optimizer, name: str, names: Mapping[int, str]
+) -> dict[str, keras.Variable]:
+    """Every variable of an optimizer and of those it wraps, by name.
+
+    `names` are those of the models' variables, by id; a variable that it does not have is
+    called by its position, `#3`.
+    """
+    found: dict[str, keras.Variable] = {}
+    _collect(optimizer, name, names, found, seen=set())
+    return found
+
+
+def _collect(
+    optimizer: Any, name: str, names: Mapping[int, str], found: dict[str, keras.Variable], seen: set[int]
+) -> None:
+    owned = {id(variable): variable for variable in optimizer._variables}
+    models = list(getattr(optimizer, "_trainable_variables", ()))
+    for attribute, value in vars(optimizer).items():
+        if attribute in ("_variables", "_trainable_variables") or not isinstance(value, list):
+            continue
+        if len(value) != len(models):
+            continue
+        for index, (variable, slot) in enumerate(zip(models, value, strict=True)):
+            if id(slot) in owned and id(slot) not in seen:
+                seen.add(id(slot))
+                owner = names.get(id(variable), f"#{index}")
+                found[join(name, join(owner, _slot_name(attribute, slot, variable)))] = slot
+    add_variables([v for v in owned.values() if id(v) not in seen], name, found, seen)
+    for key, inner in inner_optimizers(optimizer):
+        _collect(inner, join(name, key), names, found, seen)
+
+
+def _slot_name(attribute: str, slot: keras.Variable, variable: keras.Variable) -> str:
+    """`momentum` for the slot `sequential_dense_kernel_momentum`; else the attribute's name."""
+    prefix = variable.path.replace("/", "_") + "_"
+    if slot.name.startswith(prefix):
+        return slot.name.removeprefix(prefix)
+    return attribute.strip("_")
+
+
+def inner_optimizers(optimizer: Any) -> list[tuple[str, Any]]:
+    """The optimizers that an optimizer holds, with the attribute of each."""
+    found = []
+    for attribute, value in vars(optimizer).items():
+        if isinstance(value, Optimizer):
+            found.append((attribute.strip("_"), value))
+        elif isinstance(value, list):
+            inner = [(i, item) for i, item in enumerate(value) if isinstance(item, Optimizer)]
+            found += [(join(attribute.strip("_"), str(i)), item) for i, item in inner]
+    return found
+
+
+def build_like(
+    optimizer: Optimizer,
+    name: str,
+    saved_names: set[str],
+    variables: Mapping[str, keras.Variable],
+) -> None:
+    """Build an optimizer for those variables whose slots a snapshot has.
+
+    So that state is found again for a variable that was frozen after it was trained.
+    `variables` are the models' trainable and frozen variables by name.
+    """
+    if optimizer.built:
+        return
+    # A slot's name is `<optimizer>[/<inner>]/<variable>/<slot>`.
+    owners = {other.rpartition("/")[0] for other in saved_names if other.startswith(f"{name}/")}
+    chosen = [v for key, v in variables.items() if any(o == key or o.endswith(f"/{key}") for o in owners)]
+    if chosen:
+        optimizer.build(chosen)

@@ -1,0 +1,69 @@
+"""PyTorch: tensors, modules, optimizers and generators.
+
+Schedulers, gradient scalers and data loaders need nothing of their own: they have
+`state_dict`, which `python` handles.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from milepost.frameworks.base import Capture, Saved
+from milepost.frameworks.torch import modules, optimizer
+from milepost.frameworks.torch.tensors import TensorLeaf, from_array, memory
+from milepost.state import join
+from milepost.tree import Structure
+
+ARRAYS = {"torch": from_array}
+
+
+def handles(value: Any) -> bool:
+    return isinstance(value, torch.Tensor | torch.nn.Module | torch.optim.Optimizer | torch.Generator)
+
+
+def capture(value: Any, name: str, capture: Capture) -> Structure:
+    if isinstance(value, torch.Tensor):
+        capture.leaf(name, TensorLeaf(name, value), memory=memory(value))
+        return {"leaf": "torch"}
+    if isinstance(value, torch.Generator):
+        return capture.replaced(name, {"state": value.get_state()})
+    if isinstance(value, torch.optim.Optimizer):
+        return optimizer.capture(value, name, capture)
+    return modules.capture(value, name, capture)
+
+
+def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
+    if isinstance(value, torch.Tensor):
+        return _apply_tensor(value, name, saved)
+    if isinstance(value, torch.Generator):
+        if saved.can_build(name, node):
+            value.set_state(saved.build(name, node)["state"])
+        return value
+    if isinstance(value, torch.optim.Optimizer):
+        return optimizer.apply(value, name, node, saved)
+    return modules.apply(value, name, node, saved)
+
+
+def parameter_names(value: Any, name: str) -> dict[int, str]:
+    if not isinstance(value, torch.nn.Module):
+        return {}
+    named = modules.unwrapped(value).named_parameters(remove_duplicate=False)
+    return {id(parameter): join(name, key) for key, parameter in reversed(list(named))}
+
+
+def _apply_tensor(tensor: torch.Tensor, name: str, saved: Saved) -> torch.Tensor:
+    if saved.has(name):
+        with torch.no_grad():
+            tensor.copy_(from_array(saved.leaves[name]))
+    return tensor
+
+
+def global_generators(wanted: frozenset[str]) -> dict[str, Any]:
+    """The generator of the CPU, and of every GPU once CUDA is in use."""
+    found: dict[str, Any] = {"torch": torch.default_generator}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        for index, generator in enumerate(torch.cuda.default_generators):
+            found[f"torch_cuda_{index}"] = generator
+    return found
