@@ -6,23 +6,37 @@ imports no framework, and not even NumPy.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from milepost.checkpoint import (
-        Checkpoint,
-        CheckpointManager,
-        KeepBest,
-        KeepEvery,
-        KeepLast,
-        KeepSteps,
-        RestorePlan,
-    )
-    from milepost.frameworks.random import RandomState
+    from milepost import errors as errors
+    from milepost.checkpoint import Checkpoint as Checkpoint
+    from milepost.checkpoint import CheckpointManager as CheckpointManager
+    from milepost.checkpoint import KeepBest as KeepBest
+    from milepost.checkpoint import KeepEvery as KeepEvery
+    from milepost.checkpoint import KeepLast as KeepLast
+    from milepost.checkpoint import KeepSteps as KeepSteps
+    from milepost.checkpoint import RestorePlan as RestorePlan
+    from milepost.checkpoint import load_state as load_state
+    from milepost.checkpoint import save_state as save_state
+    from milepost.errors import MilepostError as MilepostError
+    from milepost.frameworks.random import RandomState as RandomState
+    from milepost.model import ModelReport as ModelReport
+    from milepost.model import load_model as load_model
+    from milepost.model import save_model as save_model
+    from milepost.opening import open_path as open
+    from milepost.opening import verify as verify
+    from milepost.snapshot import Damage as Damage
+    from milepost.snapshot import LazyArray as LazyArray
+    from milepost.snapshot import Snapshot as Snapshot
+    from milepost.store import PruneReport as PruneReport
+    from milepost.store import SaveReport as SaveReport
+    from milepost.store import Store as Store
 
-# Where each public name lives. Modules behind it are free to move.
+# The public names, and where each lives. Modules behind them are free to move.
 _HOMES = {
     # Checkpoints of live objects
     "Checkpoint": "milepost.checkpoint",
@@ -32,20 +46,37 @@ _HOMES = {
     "KeepLast": "milepost.checkpoint",
     "KeepSteps": "milepost.checkpoint",
     "RandomState": "milepost.frameworks.random",
+    "load_state": "milepost.checkpoint",
+    "save_state": "milepost.checkpoint",
+    # Whole models
+    "load_model": "milepost.model",
+    "save_model": "milepost.model",
+    # Anything on disk
+    "open": "milepost.opening:open_path",
+    "verify": "milepost.opening",
+    "LazyArray": "milepost.snapshot",
+    "Snapshot": "milepost.snapshot",
+    "Store": "milepost.store",
+    # What these return, and raise
+    "Damage": "milepost.snapshot",
+    "MilepostError": "milepost.errors",
+    "ModelReport": "milepost.model",
+    "PruneReport": "milepost.store",
     "RestorePlan": "milepost.checkpoint",
+    "SaveReport": "milepost.store",
+    "errors": "milepost.errors:",
 }
 
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
-    import importlib
-
-    try:
-        home = _HOMES[name]
-    except KeyError:
-        raise AttributeError(f"module 'milepost' has no attribute {name!r}") from None
-    value = getattr(importlib.import_module(home), name)
+    if name not in _HOMES:
+        raise AttributeError(f"module 'milepost' has no attribute {name!r}")
+    module, colon, attribute = _HOMES[name].partition(":")
+    value: Any = importlib.import_module(module)
+    if attribute or not colon:
+        value = getattr(value, attribute or name)
     globals()[name] = value
     return value
 

@@ -38,7 +38,12 @@ SAFETENSORS_CODES = {
     "float8_e4m3fn": "F8_E4M3",
     "float8_e5m2": "F8_E5M2",
 }
-CODE_NAMES = {code: name for name, code in SAFETENSORS_CODES.items()}
+# What newer files may also use. We do not write these: older readers would refuse the file.
+CODE_NAMES = {code: name for name, code in SAFETENSORS_CODES.items()} | {
+    "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}
 
 _EXTENSION_NAMES = (
     "bfloat16",

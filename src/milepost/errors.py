@@ -7,6 +7,7 @@
     |   `-- LeafNotFoundError        (also KeyError)
     |-- UsageError                   change the call           (also ValueError)
     |   |-- NotAStoreError           the path holds something else
+    |   |-- UnknownFormatError       no format that milepost reads
     |   |-- StepExistsError          (also FileExistsError)
     |   |-- UnsupportedObjectError   cannot be captured        (also TypeError)
     |   |-- RestoreRefusedError      the plan is not exact; carries `.plan`
@@ -73,9 +74,15 @@ class UsageError(MilepostError, ValueError):
 
 
 class NotAStoreError(UsageError):
-    """A path that should be a store, or a model file, is something else."""
+    """A path that should be a store of checkpoints is something else."""
 
     code = "not-a-store"
+
+
+class UnknownFormatError(UsageError):
+    """A file is of no format that milepost reads, or of one that does not serve here."""
+
+    code = "unknown-format"
 
 
 class StepExistsError(UsageError, FileExistsError):

@@ -132,31 +132,28 @@ def decode_plain(encoded: Any) -> Plain:
     raise DamagedError(f"expected a plain value, found {encoded!r:.80}")
 
 
-def encode(record: Record) -> dict[str, Any]:
-    """A record as JSON."""
+def encode(record: Record, *, places: bool = True) -> dict[str, Any]:
+    """A record as JSON; without `places` where the chunks of each array follow one another."""
     if isinstance(record, PlainRecord):
         return {"value": encode_plain(record.value)}
     return {
         "dtype": record.dtype,
         "shape": record.shape,
-        "chunks": [_encode_chunk(chunk, record.shape) for chunk in record.chunks],
+        "chunks": [_encode_chunk(chunk, record.shape, places) for chunk in record.chunks],
     }
 
 
-def _encode_chunk(chunk: Chunk, shape: Shape) -> dict[str, Any]:
+def _encode_chunk(chunk: Chunk, shape: Shape, places: bool) -> dict[str, Any]:
     # Most arrays are one chunk: then the box goes without saying.
     box = {} if chunk.shape == shape else {"offset": chunk.offset, "shape": chunk.shape}
-    return {
-        **box,
-        "digest": chunk.digest,
-        "checksum": chunk.checksum,
-        "file": chunk.file,
-        "position": chunk.position,
-    }
+    place = {"file": chunk.file, "position": chunk.position} if places else {}
+    return {**box, "digest": chunk.digest, "checksum": chunk.checksum, **place}
 
 
-def decode(encoded: Any, name: str, file_sizes: list[int]) -> Record:
+def decode(encoded: Any, name: str, file_sizes: list[int], start: int | None = None) -> Record:
     """The record that `encode` wrote for the leaf `name`, checked against the real files.
+
+    `start` is where the chunks of a record without places begin, in file 0.
 
     Raises:
         DamagedError: it is none, its chunks do not cover the array exactly, or lie outside
@@ -167,21 +164,32 @@ def decode(encoded: Any, name: str, file_sizes: list[int]) -> Record:
         if "value" in encoded:
             return PlainRecord(decode_plain(encoded["value"]))
         dtype, shape = encoded["dtype"], _shape(encoded["shape"])
-        itemsize = dtypes.numpy_dtype(dtype).itemsize
-        chunks = tuple(_decode_chunk(item, shape, itemsize) for item in encoded["chunks"])
+        itemsize = _itemsize(dtype, name)
+        chunks = []
+        for item in encoded["chunks"]:
+            chunk = _decode_chunk(item, shape, itemsize, start)
+            chunks.append(chunk)
+            start = None if start is None else start + chunk.nbytes
     except KeyError as error:
-        if error.args == (encoded.get("dtype"),):
-            raise VersionError(
-                f"leaf {name!r} has the dtype {encoded['dtype']!r}, which is unknown here: "
-                "a newer milepost, a newer ml_dtypes or another kind of machine may know it"
-            ) from None
         raise DamagedError(f"leaf {name!r} lacks {error}") from None
     except (TypeError, AttributeError, ValueError) as error:
         raise DamagedError(f"leaf {name!r} is not described as an array or a value: {error}") from None
     _check_cover(name, shape, chunks)
     for chunk in chunks:
         _check_place(name, chunk, file_sizes)
-    return ArrayRecord(dtype, shape, chunks)
+    return ArrayRecord(dtype, shape, tuple(chunks))
+
+
+def _itemsize(dtype: Any, name: str) -> int:
+    if not isinstance(dtype, str):
+        raise TypeError(f"{dtype!r:.80} is no dtype")
+    try:
+        return dtypes.numpy_dtype(dtype).itemsize
+    except KeyError:
+        raise VersionError(
+            f"leaf {name!r} has the dtype {dtype!r}, which is unknown here: a newer milepost, "
+            "a newer ml_dtypes or another kind of machine may know it"
+        ) from None
 
 
 def _shape(value: Any) -> Shape:
@@ -192,17 +200,17 @@ def _shape(value: Any) -> Shape:
     return tuple(value)
 
 
-def _decode_chunk(item: Any, shape: Shape, itemsize: int) -> Chunk:
+def _decode_chunk(item: Any, shape: Shape, itemsize: int, start: int | None) -> Chunk:
     chunk_shape = _shape(item["shape"]) if "shape" in item else shape
     offset = _shape(item["offset"]) if "offset" in item else (0,) * len(shape)
-    if type(item["file"]) is not int or type(item["position"]) is not int:
+    file, position = (item["file"], item["position"]) if start is None else (0, start)
+    if type(file) is not int or type(position) is not int:
         raise TypeError(f"{item!r:.80} lies nowhere")
     nbytes = math.prod(chunk_shape) * itemsize
-    digest_, checksum = item["digest"], item["checksum"]
-    return Chunk(offset, chunk_shape, digest_, checksum, item["file"], item["position"], nbytes)
+    return Chunk(offset, chunk_shape, item["digest"], item["checksum"], file, position, nbytes)
 
 
-def _check_cover(name: str, shape: Shape, chunks: tuple[Chunk, ...]) -> None:
+def _check_cover(name: str, shape: Shape, chunks: list[Chunk]) -> None:
     """Boxes inside the array whose sizes add up, no two of which overlap, cover it exactly."""
     total = 0
     for chunk in chunks:
@@ -216,7 +224,7 @@ def _check_cover(name: str, shape: Shape, chunks: tuple[Chunk, ...]) -> None:
         raise DamagedError(f"leaf {name!r}: its chunks do not cover its shape {list(shape)}")
 
 
-def _any_overlap(chunks: tuple[Chunk, ...]) -> bool:
+def _any_overlap(chunks: list[Chunk]) -> bool:
     ordered = sorted(chunks, key=lambda chunk: chunk.offset)
     for i, chunk in enumerate(ordered):
         for other in ordered[i + 1 :]:

@@ -15,7 +15,22 @@ from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 import numpy as np
 
 from milepost.dtypes import Array, dtype_name
-from milepost.tree import Structure
+from milepost.tree import Structure, join
+
+__all__ = [
+    "ArrayLike",
+    "Leaf",
+    "LeafSpec",
+    "ObjectInfo",
+    "Plain",
+    "Rule",
+    "State",
+    "ancestors",
+    "is_plain",
+    "join",
+    "rule_at",
+    "spec_of",
+]
 
 Plain: TypeAlias = None | bool | int | float | str | bytes
 PLAIN_TYPES = (type(None), bool, int, float, str, bytes)
@@ -117,15 +132,10 @@ class ObjectInfo:
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
-def join(name: str, key: str) -> str:
-    """The name of the child `key` of the subtree `name`."""
-    return f"{name}/{key}" if name else key
-
-
 def ancestors(name: str) -> Iterator[str]:
-    """`name` and every name above it, nearest first."""
+    """`name` and every name above it, nearest first; last the root, which has no name."""
     yield name
-    while "/" in name:
+    while name:
         name = name.rpartition("/")[0]
         yield name
 

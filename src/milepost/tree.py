@@ -45,6 +45,11 @@ MAPPINGS: dict[str, Callable[[dict[Any, Any]], Any]] = {
 _RECORDS = ("namedtuple", "object")
 
 
+def join(name: str, key: str) -> str:
+    """The name of the child `key` of the subtree `name`."""
+    return f"{name}/{key}" if name else key
+
+
 def key_text(key: Hashable) -> str:
     """How a key reads inside a leaf's name."""
     return key if isinstance(key, str) else repr(key)
@@ -119,7 +124,7 @@ def leaf_names(node: Structure, name: str) -> Iterator[str]:
     if kind_of(node) == "leaf":
         yield name
     for key, child in children(node):
-        yield from leaf_names(child, f"{name}/{key_text(key)}")
+        yield from leaf_names(child, join(name, key_text(key)))
 
 
 def containers(node: Structure, name: str) -> Iterator[str]:
@@ -127,7 +132,7 @@ def containers(node: Structure, name: str) -> Iterator[str]:
     if kind_of(node) != "leaf":
         yield name
     for key, child in children(node):
-        yield from containers(child, f"{name}/{key_text(key)}")
+        yield from containers(child, join(name, key_text(key)))
 
 
 def build(node: Structure, name: str, leaf: LeafMaker) -> Any:
@@ -139,7 +144,7 @@ def build(node: Structure, name: str, leaf: LeafMaker) -> Any:
     kind = kind_of(node)
     if node is None or kind == "leaf":
         return leaf(name, node)
-    parts = {key: build(child, f"{name}/{key_text(key)}", leaf) for key, child in children(node)}
+    parts = {key: build(child, join(name, key_text(key)), leaf) for key, child in children(node)}
     if kind in SEQUENCES:
         return SEQUENCES[kind](list(parts.values()))
     if kind in MAPPINGS:

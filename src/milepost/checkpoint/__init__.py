@@ -4,6 +4,7 @@ from milepost.checkpoint.checkpoint import Checkpoint
 from milepost.checkpoint.keep import Keep, KeepBest, KeepEvery, KeepLast, KeepSteps
 from milepost.checkpoint.manager import CheckpointManager
 from milepost.checkpoint.plan import PlanEntry, RestorePlan, Status
+from milepost.checkpoint.values import load_state, save_state
 
 __all__ = [
     "Checkpoint",
@@ -16,4 +17,6 @@ __all__ = [
     "PlanEntry",
     "RestorePlan",
     "Status",
+    "load_state",
+    "save_state",
 ]

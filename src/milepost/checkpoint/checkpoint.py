@@ -6,14 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-import numpy as np
-
-from milepost import dtypes, frameworks
-from milepost.checkpoint.plan import READ, RestorePlan, Status, make_plan, selects
-from milepost.dtypes import Array
-from milepost.errors import RestoreRefusedError, UsageError
-from milepost.frameworks.base import Saved, capture_objects
-from milepost.state import Plain, Rule, State, is_plain, rule_at
+from milepost import frameworks
+from milepost.checkpoint.plan import RestorePlan
+from milepost.checkpoint.restore import Restore
+from milepost.errors import UsageError
+from milepost.frameworks.base import capture_objects
 from milepost.storage.base import Storage
 from milepost.storage.local import LocalStorage
 from milepost.store import CheckpointSnapshot, SaveReport, Store, Writer
@@ -130,20 +127,11 @@ class Checkpoint:
             PathNotFoundError, NotAStoreError, StepNotFoundError: there is no such checkpoint.
             DamagedError: its bytes are not what was saved. Nothing was changed.
         """
-        store, snapshot = self._open(path, step)
-        with snapshot:
-            target, plan = self._plan(snapshot, strict=strict, rename=rename, only=only)
-            if strict and not plan.is_exact:
-                raise RestoreRefusedError(
-                    f"cannot restore exactly from {plan}\nNothing was changed. Pass rename={{...}} "
-                    "for what has another name, only=[...] for a part, or strict=False to take "
-                    "what fits.",
-                    plan,
-                )
-            leaves = _read(snapshot, plan)
-            self._apply(snapshot, target, plan, leaves, only)
+        with self._open(path, step) as snapshot:
+            restore = self._restore(snapshot, strict, rename, only)
+            self._objects.update(restore.run())
             self._writer(path).index(snapshot.manifest)
-        return plan
+        return restore.plan
 
     def plan(
         self,
@@ -158,9 +146,8 @@ class Checkpoint:
 
         A model that is not built yet is built, as its first call would do.
         """
-        _, snapshot = self._open(path, step)
-        with snapshot:
-            return self._plan(snapshot, strict=strict, rename=rename, only=only)[1]
+        with self._open(path, step) as snapshot:
+            return self._restore(snapshot, strict, rename, only).plan
 
     def _writer(self, path: Path | Storage) -> Writer:
         storage = as_storage(path)
@@ -169,91 +156,20 @@ class Checkpoint:
             writer = self._writers[storage.name] = Writer(Store.open_or_create(storage))
         return writer
 
-    def _open(self, path: Path | Storage, step: int | str) -> tuple[Store, CheckpointSnapshot]:
+    def _open(self, path: Path | Storage, step: int | str) -> CheckpointSnapshot:
         store = Store.open(as_storage(path))
-        return store, store[store.resolve(step)]
+        return store[store.resolve(step)]
 
-    def _plan(
+    def _restore(
         self,
         snapshot: CheckpointSnapshot,
-        *,
         strict: bool,
         rename: Mapping[str, str] | None,
         only: Sequence[str] | None,
-    ) -> tuple[State, RestorePlan]:
-        find = frameworks.finder()
-        for name, value in self._objects.items():
-            prepare = getattr(find(value), "prepare", None)
-            if prepare is not None and name in snapshot.description.objects:
-                config = snapshot.description.objects[name].config
-                prepare(value, name, config, list(snapshot), self._objects)
-        target = capture_objects(self._objects, find)
-        plan = make_plan(
-            target, snapshot, step=snapshot.step, rename=rename, only=only, strict=strict
+    ) -> Restore:
+        return Restore(
+            self._objects, snapshot, step=snapshot.step, strict=strict, rename=rename, only=only
         )
-        return target, plan
-
-    def _apply(
-        self,
-        snapshot: CheckpointSnapshot,
-        target: State,
-        plan: RestorePlan,
-        leaves: dict[str, Plain | Array],
-        only: Sequence[str] | None,
-    ) -> None:
-        infos = snapshot.description.objects
-        saved = Saved(
-            leaves,
-            self._objects,
-            frameworks.finder(),
-            removed={e.name for e in plan.entries if e.status is Status.REMOVED},
-            kept={e.name for e in plan.entries if e.status is not Status.REMOVED},
-            makers=frameworks.makers(),
-            selects=lambda name: selects(only, name),
-        )
-        # Objects whose `load_state_dict` is someone else's code come first: if one fails,
-        # only they have to be put back.
-        order = sorted(self._objects, key=lambda name: target.objects[name].kind != "python")
-        backup = _backup(target)
-        restored: dict[str, Any] = {}
-        for name in order:
-            structure = infos[name].structure if name in infos else None
-            try:
-                restored[name] = saved.child(name, self._objects[name], structure)
-            except BaseException:
-                undo = Saved(
-                    backup,
-                    self._objects,
-                    saved.find,
-                    removed={e.name for e in plan.entries if e.status is Status.ADDED},
-                    kept=set(target.leaves),
-                    makers=saved.makers,
-                )
-                for done in [*restored, name]:
-                    undo.child(done, self._objects[done], target.objects[done].structure)
-                raise
-        self._objects.update(restored)
-
-
-def _backup(target: State) -> dict[str, Plain | Array]:
-    """Copies of what is small, or restored by code of others: values, and replaced subtrees."""
-    return {
-        name: leaf if is_plain(leaf) else np.array(leaf)
-        for name, leaf in target.leaves.items()
-        if is_plain(leaf) or rule_at(target.rules, name) & Rule.REPLACED
-    }
-
-
-def _read(snapshot: CheckpointSnapshot, plan: RestorePlan) -> dict[str, Plain | Array]:
-    """The value of every leaf that is to be restored, checked, cast where the plan says so."""
-    leaves: dict[str, Plain | Array] = {}
-    for entry in plan.entries:
-        if entry.status in READ and entry.source is not None:
-            value = snapshot.read(entry.source)
-            if entry.status is Status.CAST and entry.expected is not None:
-                value = np.asarray(value).astype(dtypes.numpy_dtype(entry.expected.dtype))
-            leaves[entry.name] = value
-    return leaves
 
 
 def as_storage(path: Path | Storage) -> Storage:

@@ -13,6 +13,8 @@ and some of these, where they apply:
     global_generators(wanted) -> {name: object} its global random generators: those in use,
                                                 and those whose names are wanted
     ARRAYS = {kind: make}                       what makes its kind of array of a NumPy one
+    describe(model) -> (structure, assets)      a whole model's structure, as JSON and files
+    build(structure, assets, custom, specs)     the model again, values aside
 
 `apply` changes the object in place where it can be changed, and returns it; what cannot be
 changed (a JAX array, a tuple) is returned anew. Containers call `capture.child` and

@@ -47,8 +47,9 @@ def prepare(
 
 
 def capture(value: Any, name: str, capture: Capture) -> Structure:
-    # A generator that was not in use when the checkpoint was made stays as it is.
-    capture.rule(name, Rule.KEEPS)
+    # A generator that was not in use when the checkpoint was made stays as it is, and one
+    # whose framework this program does not use is of no use to it.
+    capture.rule(name, Rule.KEEPS | Rule.IGNORES)
     generators = value.generators().items()
     return {"dict": [[key, capture.child(join(name, key), part)] for key, part in generators]}
 

@@ -8,18 +8,14 @@ that where data lies can be found again from the packs alone.
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from milepost import container, digest, dtypes, sealed
 from milepost.digest import Buffer
-from milepost.dtypes import Array
-from milepost.errors import UsageError
-from milepost.record import CHUNK_BYTES, ArrayRecord, Chunk, Shape, chunk_boxes
-from milepost.state import ArrayLike
+from milepost.pieces import DigestedArray, Piece
+from milepost.record import ArrayRecord, Chunk, Shape
 from milepost.store.manifest import PackRef
 
 
@@ -31,54 +27,13 @@ class Place:
     position: int
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A chunk with its digest, before it has a place."""
-
-    offset: Shape
-    shape: Shape
-    start: int  # in bytes, from the start of its array
-    nbytes: int
-    digest: str
-    checksum: str
-
-
-@dataclass(frozen=True, slots=True)
-class Digested:
-    """An array, cut and digested."""
-
-    name: str
-    array: ArrayLike
-    dtype: str
-    shape: Shape
-    pieces: tuple[Piece, ...]
-
-
-def digest_array(name: str, array: ArrayLike) -> Digested:
-    """Cut an array into chunks and digest each."""
-    stored = _stored(array)
-    view, start, pieces = dtypes.byte_view(stored), 0, []
-    for offset, shape in chunk_boxes(stored.shape, stored.dtype.itemsize, CHUNK_BYTES):
-        nbytes = math.prod(shape) * stored.dtype.itemsize
-        data = view[start : start + nbytes]
-        pieces.append(
-            Piece(offset, shape, start, nbytes, digest.digest(data), digest.checksum(data))
-        )
-        start += nbytes
-    return Digested(name, array, dtypes.dtype_name(stored.dtype), stored.shape, tuple(pieces))
-
-
-def _stored(array: ArrayLike) -> Array:
-    return dtypes.to_stored(np.asarray(array))
-
-
 @dataclass(slots=True)
 class PackPlan:
     """The contents of a pack that is about to be written."""
 
     entries: list[_Entry] = field(default_factory=list)
 
-    def add(self, leaf: Digested, new: set[str]) -> None:
+    def add(self, leaf: DigestedArray, new: set[str]) -> None:
         """Take those chunks of a leaf whose digest is in `new`, once each."""
         pieces = {piece.digest: piece for piece in leaf.pieces if piece.digest in new}
         if not pieces:
@@ -125,19 +80,9 @@ class PackPlan:
             UsageError: an array is no longer what was digested.
         """
         yield header
-        leaf: Digested | None = None
-        for entry in self.entries:
-            if entry.leaf is not leaf:  # the pieces of one leaf follow one another
-                leaf = entry.leaf
-                view = dtypes.byte_view(_stored(leaf.array))
-            for piece in entry.pieces:
-                data = view[piece.start : piece.start + piece.nbytes]
-                if digest.checksum(data) != piece.checksum:
-                    raise UsageError(
-                        f"leaf {leaf.name!r} changed while it was being saved: another thread "
-                        "writes to it; save between training steps"
-                    )
-                yield data
+        for _, entries in itertools.groupby(self.entries, key=lambda entry: entry.leaf.name):
+            of_leaf = list(entries)  # the pieces of one leaf follow one another
+            yield from of_leaf[0].leaf.data(piece for entry in of_leaf for piece in entry.pieces)
 
 
 @dataclass(slots=True)
@@ -145,7 +90,7 @@ class _Entry:
     name: str
     code: str
     shape: Shape
-    leaf: Digested
+    leaf: DigestedArray
     pieces: tuple[Piece, ...]
 
     @property
@@ -153,7 +98,7 @@ class _Entry:
         return sum(piece.nbytes for piece in self.pieces)
 
 
-def place(leaf: Digested, places: dict[str, Place], packs: dict[str, int]) -> ArrayRecord:
+def placed(leaf: DigestedArray, places: dict[str, Place], packs: dict[str, int]) -> ArrayRecord:
     """The record of a leaf, once every one of its digests has a place.
 
     `packs` gives each pack's index in the manifest, by name.

@@ -7,27 +7,23 @@ fails if another has it, and its folder synced. Until that link nobody sees anyt
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
-import json
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import milepost
-from milepost.errors import StepExistsError, UsageError, VersionError, DamagedError, PathNotFoundError
+from milepost.errors import DamagedError, PathNotFoundError, StepExistsError, VersionError
+from milepost.pieces import DigestedArray, digest_array
+from milepost.provenance import json_values, numbers, versions
 from milepost.record import ArrayRecord, PlainRecord, Record
 from milepost.state import State, is_plain
-from milepost.store import layout, manifest, pack
+from milepost.store import layout, manifest
 from milepost.store.manifest import Manifest, PackRef
-from milepost.store.pack import Digested, PackPlan, Place
+from milepost.store.pack import PackPlan, Place, placed
 from milepost.store.prune import remove_leftovers
 from milepost.store.store import Store
-
-# Packages whose version is recorded, if the program has imported them.
-_RECORDED = ("numpy", "keras", "tensorflow", "torch", "jax", "flax", "optax", "equinox")
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +82,9 @@ class Writer:
         draft = Manifest(
             step=step,
             created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            metrics=_numbers(metrics or {}),
-            metadata=_json_values(metadata or {}),
-            versions=_versions(),
+            metrics=numbers(metrics or {}),
+            metadata=json_values(metadata or {}),
+            versions=versions(),
             objects=state.objects,
             ties=state.ties,
         )
@@ -98,7 +94,7 @@ class Writer:
                 raise self._step_exists(step)
             self._index_known()
             digested = {
-                name: pack.digest_array(name, leaf)
+                name: digest_array(name, leaf)
                 for name, leaf in state.leaves.items()
                 if not is_plain(leaf)
             }
@@ -110,7 +106,7 @@ class Writer:
                 self._discard(new_pack)
                 raise
         written = new_pack.nbytes if new_pack else 0
-        nbytes = sum(p.nbytes for leaf in digested.values() for p in leaf.pieces)
+        nbytes = sum(leaf.nbytes for leaf in digested.values())
         return SaveReport(
             step, self.store.name, len(state.leaves), nbytes, written, time.monotonic() - began
         )
@@ -149,7 +145,7 @@ class Writer:
         finally:
             source.close()
 
-    def _write_pack(self, step: int, digested: Mapping[str, Digested]) -> PackRef | None:
+    def _write_pack(self, step: int, digested: Mapping[str, DigestedArray]) -> PackRef | None:
         """Write what no pack has yet; afterwards `_places` knows every digest."""
         new = {piece.digest for leaf in digested.values() for piece in leaf.pieces}
         new -= self._places.keys()
@@ -168,7 +164,7 @@ class Writer:
             self._places = {d: p for d, p in self._places.items() if p.pack != ref}
             self.store.storage.delete([ref.name])
 
-    def _complete(self, draft: Manifest, state: State, digested: Mapping[str, Digested]) -> Manifest:
+    def _complete(self, draft: Manifest, state: State, digested: Mapping[str, DigestedArray]) -> Manifest:
         used = {
             self._places[piece.digest].pack.name: self._places[piece.digest].pack
             for leaf in digested.values()
@@ -180,18 +176,8 @@ class Writer:
             if is_plain(leaf):
                 records[name] = PlainRecord(leaf)
             else:
-                records[name] = pack.place(digested[name], self._places, indices)
-        return Manifest(
-            draft.step,
-            draft.created,
-            draft.metrics,
-            draft.metadata,
-            draft.versions,
-            draft.objects,
-            draft.ties,
-            tuple(used.values()),
-            records,
-        )
+                records[name] = placed(digested[name], self._places, indices)
+        return dataclasses.replace(draft, packs=tuple(used.values()), records=records)
 
     def _commit(self, final: Manifest, *, overwrite: bool) -> None:
         data = manifest.encode(final)
@@ -219,40 +205,3 @@ class Writer:
         with self.store.storage.lock(exclusive=True, wait=False) as alone:
             if alone:
                 remove_leftovers(self.store)
-
-
-def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics as plain numbers: scalars of any framework become int or float.
-
-    Raises:
-        UsageError: one is no number.
-    """
-    result = {}
-    for name, value in metrics.items():
-        try:
-            result[str(name)] = value if type(value) in (int, float) else float(value)
-        except (TypeError, ValueError):
-            raise UsageError(f"the metric {name!r} should be a number, found {value!r:.80}") from None
-    return result
-
-
-def _json_values(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata as it will be read back.
-
-    Raises:
-        UsageError: a value is none of JSON's.
-    """
-    try:
-        decoded = json.loads(json.dumps(dict(metadata), allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError(f"the metadata must be JSON values (text, numbers, lists): {error}") from None
-    return dict(decoded)
-
-
-def _versions() -> dict[str, str]:
-    versions = {"milepost": milepost.__version__, "python": sys.version.split()[0]}
-    for name in _RECORDED:
-        version = getattr(sys.modules.get(name), "__version__", None)
-        if version is not None:
-            versions[name] = str(version)
-    return versions

@@ -22,8 +22,20 @@ from milepost.dtypes import Array
 from milepost.errors import DamagedError, UnsupportedObjectError
 from milepost.frameworks.base import Capture, Saved
 from milepost.frameworks.keras import naming, optimizers
+from milepost.frameworks.keras.structure import build, describe
 from milepost.state import Rule, join
 from milepost.tree import Structure
+
+__all__ = [
+    "apply",
+    "build",
+    "capture",
+    "describe",
+    "global_generators",
+    "handles",
+    "parameter_names",
+    "prepare",
+]
 
 # Backends disagree on these (JAX has no int64 by default, PyTorch no uint32 arithmetic), so
 # counters and seeds are always int64 in a state: then any backend restores any other's.
@@ -63,6 +75,10 @@ def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
     for key, variable in _variables(value, name, saved.parameter_names()).items():
         if saved.has(key):
             variable.assign(_cast(key, saved.leaves[key], variable.dtype))
+    if isinstance(value, keras.Layer):
+        for _, layer in naming.layers_by_path(value):
+            if isinstance(layer, keras.layers.Normalization):
+                layer.finalize_state()  # it keeps tensors computed from its variables
     return value
 
 

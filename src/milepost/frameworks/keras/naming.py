@@ -9,7 +9,7 @@ swap places keep their names, and names that the user gave stay as they are.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -48,7 +48,7 @@ def _number(name: str) -> int:
     return int(match[1]) if match else 0
 
 
-def _unique(base: str, taken: set[str]) -> str:
+def _unique(base: str, taken: Collection[str]) -> str:
     name, number = base, 0
     while name in taken:
         number += 1
@@ -65,34 +65,36 @@ def _without_repeats(names: list[str]) -> list[str]:
     return result
 
 
+def layers_by_path(layer: keras.Layer, name: str = "") -> Iterator[tuple[str, Any]]:
+    """A layer and every layer inside it, with the way there; one shared by several only once."""
+    yield from _walk(layer, name, seen=set())
+
+
+def _walk(layer: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    seen.add(id(layer))
+    yield name, layer
+    for key, child in _children(layer, _attribute_paths(layer)):
+        if id(child) not in seen:
+            yield from _walk(child, join(name, key), seen)
+
+
 def layer_variables(layer: keras.Layer, name: str) -> dict[str, keras.Variable]:
     """Every variable of a layer and the layers inside it, seeds and metrics too, by name.
 
-    A variable or layer that is reached in two ways has the name of the first.
+    A variable that is reached in two ways has the name of the first.
     """
     found: dict[str, keras.Variable] = {}
-    _collect(layer, name, found, seen=set())
-    return found
-
-
-def _collect(layer: Any, name: str, found: dict[str, keras.Variable], seen: set[int]) -> None:
-    seen.add(id(layer))
-    own = [v for v in [*layer._trainable_variables, *layer._non_trainable_variables] if id(v) not in seen]
-    add_variables(own, name, found, seen)
-    attributes = _attribute_paths(layer)
-    for generator in layer._seed_generators:
-        if id(generator.state) not in seen:
-            seen.add(id(generator.state))
+    seen: set[int] = set()
+    for path, part in layers_by_path(layer, name):
+        add_variables([*part._trainable_variables, *part._non_trainable_variables], path, found, seen)
+        attributes = _attribute_paths(part)
+        for generator in part._seed_generators:
             key = attributes.get(id(generator), "seed_generator")
-            found[_unique(join(name, key), set(found))] = generator.state
-    for metric in layer._metrics:
-        if id(metric) not in seen:
-            seen.add(id(metric))
+            _add(generator.state, join(path, key), found, seen)
+        for metric in part._metrics:
             key = attributes.get(id(metric), metric.name)
-            add_variables(metric.variables, join(name, key), found, seen)
-    for key, child in _children(layer, attributes):
-        if id(child) not in seen:
-            _collect(child, join(name, key), found, seen)
+            add_variables(metric.variables, join(path, key), found, seen)
+    return found
 
 
 def add_variables(
@@ -102,8 +104,15 @@ def add_variables(
     new = [variable for variable in variables if id(variable) not in seen]
     bases = [re.sub(r"^variable_\d+$", "variable", variable.name) for variable in new]
     for key, variable in zip(_without_repeats(bases), new, strict=True):
+        _add(variable, join(name, key), found, seen)
+
+
+def _add(
+    variable: keras.Variable, name: str, found: dict[str, keras.Variable], seen: set[int]
+) -> None:
+    if id(variable) not in seen:
         seen.add(id(variable))
-        found[_unique(join(name, key), set(found))] = variable
+        found[_unique(name, found)] = variable
 
 
 def _children(layer: Any, attributes: dict[int, str]) -> Iterator[tuple[str, Any]]:
@@ -113,11 +122,12 @@ def _children(layer: Any, attributes: dict[int, str]) -> Iterator[tuple[str, Any
     a class, the attribute that holds it.
     """
     children: list[Any] = []
-    if isinstance(layer, keras.Sequential) or hasattr(layer, "_nodes_by_depth") or hasattr(layer, "_operations"):
+    if isinstance(layer, keras.Sequential) or hasattr(layer, "_nodes_by_depth"):
         children = list(layer.layers)
     named = list(zip(stable_names(children), children, strict=True))
     listed = {id(child) for child in children}
-    rest = [child for child in layer._layers if id(child) not in listed and child is not getattr(layer, "_functional", None)]
+    inner = getattr(layer, "_functional", None)  # the same layers once more
+    rest = [child for child in layer._layers if id(child) not in listed and child is not inner]
     hidden = [child for child in rest if id(child) not in attributes]
     fallback = dict(zip(map(id, hidden), stable_names(hidden), strict=True))
     yield from named

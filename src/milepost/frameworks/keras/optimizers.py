@@ -35,19 +35,28 @@ def _collect(
 ) -> None:
     owned = {id(variable): variable for variable in optimizer._variables}
     models = list(getattr(optimizer, "_trainable_variables", ()))
-    for attribute, value in vars(optimizer).items():
-        if attribute in ("_variables", "_trainable_variables") or not isinstance(value, list):
-            continue
-        if len(value) != len(models):
-            continue
-        for index, (variable, slot) in enumerate(zip(models, value, strict=True)):
+    slots = {}
+    for index, variable in enumerate(models):
+        owner = names.get(id(variable), f"#{index}")
+        for attribute, slot in _slots_at(optimizer, index, len(models)):
             if id(slot) in owned and id(slot) not in seen:
                 seen.add(id(slot))
-                owner = names.get(id(variable), f"#{index}")
-                found[join(name, join(owner, _slot_name(attribute, slot, variable)))] = slot
+                slots[join(name, join(owner, _slot_name(attribute, slot, variable)))] = slot
     add_variables([v for v in owned.values() if id(v) not in seen], name, found, seen)
+    found |= slots
     for key, inner in inner_optimizers(optimizer):
         _collect(inner, join(name, key), names, found, seen)
+
+
+def _slots_at(optimizer: Any, index: int, count: int) -> list[tuple[str, Any]]:
+    """What an optimizer's lists with one entry for each variable hold for one of them."""
+    return [
+        (attribute, value[index])
+        for attribute, value in vars(optimizer).items()
+        if isinstance(value, list)
+        and len(value) == count
+        and attribute not in ("_variables", "_trainable_variables")
+    ]
 
 
 def _slot_name(attribute: str, slot: keras.Variable, variable: keras.Variable) -> str:

@@ -12,9 +12,21 @@ import torch
 
 from milepost.frameworks.base import Capture, Saved
 from milepost.frameworks.torch import modules, optimizer
+from milepost.frameworks.torch.structure import build, describe
 from milepost.frameworks.torch.tensors import TensorLeaf, from_array, memory
 from milepost.state import join
 from milepost.tree import Structure
+
+__all__ = [
+    "ARRAYS",
+    "apply",
+    "build",
+    "capture",
+    "describe",
+    "global_generators",
+    "handles",
+    "parameter_names",
+]
 
 ARRAYS = {"torch": from_array}
 

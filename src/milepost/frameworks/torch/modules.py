@@ -46,6 +46,7 @@ def apply(module: torch.nn.Module, name: str, node: Structure, saved: Saved) -> 
     nodes = dict(children(node))
     inner = unwrapped(module)
     state = inner.state_dict()
+    has_values = not any(isinstance(item, torch.Tensor) and item.is_meta for item in state.values())
     for key in state:
         child = join(name, key)
         if isinstance(state[key], torch.Tensor):
@@ -53,5 +54,36 @@ def apply(module: torch.nn.Module, name: str, node: Structure, saved: Saved) -> 
                 state[key] = from_array(saved.leaves[child])
         elif key in nodes and saved.can_build(child, nodes[key]):
             state[key] = saved.build(child, nodes[key])
-    inner.load_state_dict(state)
+    if has_values:
+        inner.load_state_dict(state)
+        return module
+    # A model just built without values takes the tensors themselves, and shares them again
+    # where it shared its own.
+    shared = ties(inner)
+    inner.load_state_dict(state, assign=True)
+    for key, first in shared.items():
+        set_tensor(inner, key, get_tensor(inner, first))
     return module
+
+
+def ties(module: torch.nn.Module) -> dict[str, str]:
+    """The name of each parameter that stands in several places -> its first name."""
+    first: dict[int, str] = {}
+    names = [(name, p) for name, p in module.named_parameters(remove_duplicate=False)]
+    return {n: first[id(p)] for n, p in names if first.setdefault(id(p), n) != n}
+
+
+def get_tensor(module: torch.nn.Module, name: str) -> torch.Tensor | None:
+    """The parameter or buffer of that name, or None."""
+    path, _, key = name.rpartition(".")
+    try:
+        value = getattr(module.get_submodule(path), key, None)
+    except AttributeError:
+        return None
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def set_tensor(module: torch.nn.Module, name: str, tensor: torch.Tensor | None) -> None:
+    """Put another tensor in the place of a parameter or buffer."""
+    path, _, key = name.rpartition(".")
+    setattr(module.get_submodule(path), key, tensor)

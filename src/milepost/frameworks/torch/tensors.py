@@ -35,11 +35,14 @@ class TensorLeaf:
 
     def __init__(self, name: str, tensor: torch.Tensor) -> None:
         _check(name, tensor)
+        self._name = name
         self._tensor = tensor.detach()
         self.dtype: np.dtype[Any] = dtypes.numpy_dtype(_NAMES[tensor.dtype])
         self.shape: tuple[int, ...] = tuple(tensor.shape)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        if self._tensor.is_meta:
+            raise UnsupportedObjectError(f"{self._name} is on the meta device and has no value to save")
         return to_array(self._tensor)
 
 
@@ -48,8 +51,6 @@ def _check(name: str, tensor: torch.Tensor) -> None:
     problem = None
     if tensor.layout != torch.strided:
         problem = f"has the layout {tensor.layout}: save its dense form, or its parts"
-    elif tensor.is_meta:
-        problem = "is on the meta device and has no data: load the model first"
     elif tensor.dtype not in _NAMES:
         problem = f"has the dtype {tensor.dtype}, which milepost does not know"
     elif tensor.is_nested:

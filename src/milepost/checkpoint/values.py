@@ -1,0 +1,58 @@
+"""`save_state` and `load_state`: one tree of values, for code that passes values around.
+
+JAX programs do: a restored tree is a new one, and the natural form is a function.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from milepost import frameworks
+from milepost.checkpoint.checkpoint import Checkpoint, Path, as_storage
+from milepost.errors import UsageError
+from milepost.frameworks.base import Saved
+from milepost.storage.base import Storage
+from milepost.store import SaveReport, Store
+
+_NAME = "state"
+
+
+def save_state(path: Path | Storage, state: Any, step: int | None = None, **options: Any) -> SaveReport:
+    """Commit one tree of values (parameters, an optimizer's state, anything) to a store.
+
+    Takes the options of `Checkpoint.save`, and raises as it does.
+    """
+    return Checkpoint(**{_NAME: state}).save(path, step, **options)
+
+
+def load_state(
+    path: Path | Storage, like: Any = None, step: int | str = "latest", **options: Any
+) -> Any:
+    """The tree that `save_state` saved.
+
+    Arguments:
+        like: a tree of the same structure, real or abstract (`jax.eval_shape`). The result
+            has its containers, and its arrays' devices and sharding. Without it, the saved
+            containers are made anew: dicts, lists, tuples and named tuples as they were,
+            objects of other classes as dicts, arrays as NumPy arrays.
+        options: those of `Checkpoint.restore`; they need `like`.
+
+    Raises:
+        UsageError: options without `like`, or a store that `save_state` did not write.
+        RestoreRefusedError: the saved tree is not `like` that.
+    """
+    if like is not None:
+        checkpoint = Checkpoint(**{_NAME: like})
+        checkpoint.restore(path, step, **options)
+        return checkpoint.objects[_NAME]
+    if options:
+        raise UsageError(f"{', '.join(options)} need like=: a tree to restore into")
+    store = Store.open(as_storage(path))
+    with store[store.resolve(step)] as snapshot:
+        if list(snapshot.description.objects) != [_NAME]:
+            raise UsageError(
+                f"{snapshot.name} was not written by save_state; it holds "
+                f"{', '.join(snapshot.description.objects)}: restore them with a Checkpoint"
+            )
+        saved = Saved({name: snapshot.read(name) for name in snapshot}, {}, frameworks.finder())
+        return saved.build(_NAME, snapshot.description.objects[_NAME].structure)

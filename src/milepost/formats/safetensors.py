@@ -1,0 +1,59 @@
+"""Safetensors files: milepost's own model files and packs, and anybody else's."""
+
+from __future__ import annotations
+
+import math
+
+from milepost import container, dtypes
+from milepost.container import Header, TensorEntry
+from milepost.errors import DamagedError
+from milepost.formats import model_file
+from milepost.record import ArrayRecord, Chunk, chunk_boxes
+from milepost.snapshot import Description, Snapshot
+from milepost.source import ByteSource
+from milepost.state import ObjectInfo
+
+
+def recognises(start: bytes) -> bool:
+    """Whether a file that begins so is one: a plausible header length, then JSON."""
+    length = int.from_bytes(start[:8], "little")
+    return len(start) < 9 or (start[8:9] == b"{" and length < 1 << 40)
+
+
+def open_source(source: ByteSource) -> Snapshot:
+    """The snapshot in a safetensors file.
+
+    Raises:
+        DamagedError: it is not valid.
+        VersionError: a newer milepost wrote it.
+    """
+    header = container.read_header(source)
+    if f'"{model_file.KIND}":' in header.metadata.get(model_file.KEY, "")[:160]:
+        return ModelSnapshot(header, source)
+    records = {name: _record(source, name, entry) for name, entry in header.tensors.items()}
+    return Snapshot(source.name, records, [source], Description("safetensors", header.metadata))
+
+
+class ModelSnapshot(Snapshot):
+    """A model file: its leaves, and the document that tells how to rebuild the model."""
+
+    def __init__(self, header: Header, source: ByteSource) -> None:
+        self.document = model_file.decode(header, source)
+        self.header = header
+        info = ObjectInfo(self.document.framework)
+        description = Description("milepost model", self.document.metadata, {"": info})
+        super().__init__(source.name, self.document.records, [source], description)
+
+
+def _record(source: ByteSource, name: str, entry: TensorEntry) -> ArrayRecord:
+    """A tensor without digests, in chunks so that a slice need not read all of it."""
+    dtype = dtypes.CODE_NAMES.get(entry.code)
+    if dtype is None:
+        raise DamagedError(f"{source.name}: tensor {name!r} has the dtype {entry.code}, unknown here")
+    itemsize = dtypes.numpy_dtype(dtype).itemsize
+    chunks, position = [], entry.offset
+    for offset, shape in chunk_boxes(entry.shape, itemsize):
+        nbytes = math.prod(shape) * itemsize
+        chunks.append(Chunk(offset, shape, None, None, 0, position, nbytes))
+        position += nbytes
+    return ArrayRecord(dtype, entry.shape, tuple(chunks))

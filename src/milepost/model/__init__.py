@@ -1,0 +1,6 @@
+"""Whole models in one file."""
+
+from milepost.model.load import load_model
+from milepost.model.save import ModelReport, save_model
+
+__all__ = ["ModelReport", "load_model", "save_model"]
