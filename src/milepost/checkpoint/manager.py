@@ -128,9 +128,12 @@ class CheckpointManager:
         *,
         metrics: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
     ) -> SaveReport:
         """Save now, then remove what the policy does not keep."""
-        report = self.checkpoint.save(self._storage, step, metrics=metrics, metadata=metadata)
+        report = self.checkpoint.save(
+            self._storage, step, metrics=metrics, metadata=metadata, overwrite=overwrite
+        )
         self._last_save = time.monotonic()
         if self._keep is not None:
             self._prune(report.step)

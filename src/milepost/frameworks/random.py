@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from milepost.frameworks import imported
-from milepost.frameworks.base import Capture, Saved
-from milepost.state import Rule, join
+import numpy as np
+
+from milepost.frameworks import finder, imported, makers
+from milepost.frameworks.base import Capture, Saved, capture_objects
+from milepost.state import Rule, is_plain, join
 from milepost.tree import Structure, children
 
 
@@ -32,6 +35,36 @@ class RandomState:
             if hasattr(framework, "global_generators"):
                 found |= framework.global_generators(self._wanted)
         return found
+
+
+class RememberedRandomness:
+    """The state of all global generators at one moment, to return to.
+
+    It can be part of a checkpoint itself: `fit` continues in the middle of an epoch from the
+    randomness with which the epoch's order was drawn.
+    """
+
+    def __init__(self) -> None:
+        self._leaves: dict[str, Any] = {}
+        self._structure: Structure = None
+
+    def remember(self) -> None:
+        """Take the state of all generators as it is now."""
+        state = capture_objects({"random": RandomState()}, finder())
+        self._structure = state.objects["random"].structure
+        self._leaves = {n: v if is_plain(v) else np.array(v) for n, v in state.leaves.items()}
+
+    def recall(self) -> None:
+        """Put the generators back into that state."""
+        now = RandomState()
+        Saved(self._leaves, {}, finder(), makers=makers()).child("random", now, self._structure)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"leaves": self._leaves, "structure": json.dumps(self._structure)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._leaves = dict(state["leaves"])
+        self._structure = json.loads(state["structure"])
 
 
 def handles(value: Any) -> bool:

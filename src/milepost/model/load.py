@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from milepost import frameworks
 from milepost.checkpoint.restore import Restore
 from milepost.errors import MissingPackageError, UnknownFormatError, VersionError
 from milepost.formats import model_file, open_source
 from milepost.formats.safetensors import ModelSnapshot
-from milepost.frameworks.base import Saved, capture_objects
-from milepost.frameworks.random import RandomState
+from milepost.frameworks.random import RememberedRandomness
 from milepost.snapshot import Snapshot, closing_on_error
 from milepost.storage.local import open_file
 
@@ -103,11 +101,9 @@ def _framework(name: str, file: str) -> Any:
 @contextlib.contextmanager
 def _unchanged_random_state() -> Iterator[None]:
     """Building a model draws its initial values; the program's random numbers go on as before."""
-    objects = {"random": RandomState()}
-    before = capture_objects(objects, frameworks.finder())
-    leaves = {n: np.array(v) if hasattr(v, "shape") else v for n, v in before.leaves.items()}
+    before = RememberedRandomness()
+    before.remember()
     try:
         yield
     finally:
-        saved = Saved(leaves, objects, frameworks.finder(), makers=frameworks.makers())
-        saved.child("random", objects["random"], before.objects["random"].structure)
+        before.recall()

@@ -31,7 +31,7 @@ def input_output_error() -> None:
 
 def kill_process() -> None:
     """SIGKILL to this very process: no handler, no cleanup, no exit code of ours."""
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 class FaultyFileSystem(OperatingSystem):
@@ -45,6 +45,10 @@ class FaultyFileSystem(OperatingSystem):
         self.calls: list[str] = []
         self._at = at
         self._fault = fault
+
+    def fail_after(self, calls: int) -> None:
+        """Fail at the call that comes after so many more."""
+        self._at = len(self.calls) + calls + 1
 
     def _is_due(self, call: str) -> bool:
         self.calls.append(call)

@@ -55,6 +55,12 @@ def remove_leftovers(store: Store) -> None:
         _remove_unreferenced(store, orphans)
 
 
+def remove_replaced(store: Store, step: int) -> None:
+    """Remove the data of a checkpoint that another of the same step has replaced."""
+    files = [file for file in store.storage.list(layout.DATA) if layout.pack_step(file) == step]
+    _remove_unreferenced(store, files)
+
+
 def _remove_unreferenced(store: Store, files: list[str]) -> tuple[tuple[str, ...], str | None]:
     """Delete those of the packs that no manifest refers to.
 

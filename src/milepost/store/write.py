@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from milepost.state import State, is_plain
 from milepost.store import layout, manifest
 from milepost.store.manifest import Manifest, PackRef
 from milepost.store.pack import PackPlan, Place, placed
-from milepost.store.prune import remove_leftovers
+from milepost.store.prune import remove_leftovers, remove_replaced
 from milepost.store.store import Store
 
 
@@ -105,6 +105,8 @@ class Writer:
             except BaseException:
                 self._discard(new_pack)
                 raise
+        if overwrite:
+            self._when_alone(lambda: remove_replaced(self.store, step))
         written = new_pack.nbytes if new_pack else 0
         nbytes = sum(leaf.nbytes for leaf in digested.values())
         return SaveReport(
@@ -198,10 +200,13 @@ class Writer:
         )
 
     def _clean_once(self) -> None:
-        """Before the first save: remove what dead writers left, unless one is at work."""
-        if self._cleaned:
-            return
-        self._cleaned = True
+        """Before the first save: remove what dead writers left."""
+        if not self._cleaned:
+            self._cleaned = True
+            self._when_alone(lambda: remove_leftovers(self.store))
+
+    def _when_alone(self, action: Callable[[], None]) -> None:
+        """Do something that may remove data, unless another writer is at work."""
         with self.store.storage.lock(exclusive=True, wait=False) as alone:
             if alone:
-                remove_leftovers(self.store)
+                action()
