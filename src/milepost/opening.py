@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TypeAlias
 
-from milepost.errors import NotAStoreError, PathNotFoundError
+from milepost.errors import PathNotFoundError
 from milepost.formats import open_source
 from milepost.snapshot import Damage, Snapshot, closing_on_error
 from milepost.storage.local import LocalStorage, open_file
@@ -34,19 +34,6 @@ def open_path(path: Path) -> Snapshot | Store:
     source = open_file(path)
     with closing_on_error([source]):
         return open_source(source)
-
-
-def open_store(path: Path) -> Store:
-    """Open a store's folder.
-
-    Raises:
-        NotAStoreError: the path holds something else; and as for `open_path`.
-    """
-    opened = open_path(path)
-    if isinstance(opened, Snapshot):
-        opened.close()
-        raise NotAStoreError(f"{opened.name} is a file, not a store of checkpoints")
-    return opened
 
 
 def verify(path: Path, step: int | str | None = None) -> list[Damage]:

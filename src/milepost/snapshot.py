@@ -98,6 +98,14 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
         """What was recorded with the snapshot: plain JSON values."""
         return self.description.metadata
 
+    def facts(self) -> dict[str, Any]:
+        """What there is to say of the snapshot, beside its leaves: JSON values."""
+        return {
+            "format": self.description.format,
+            "metadata": dict(self.metadata),
+            "bytes": self.nbytes,
+        }
+
     @property
     def nbytes(self) -> int:
         """The size of all arrays together, in bytes."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
-from milepost.cli.output import echo_columns, echo_json, human_number, human_size
+import milepost
+from milepost.cli.options import as_json
+from milepost.cli.output import echo_columns, echo_json, human_size, human_value
 
 
 @click.command()
 @click.argument("store")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, newest first.")
+@as_json
 @click.option("-n", "count", type=click.IntRange(min=1), help="Only the newest N.")
 def log(store: str, as_json: bool, count: int | None) -> None:
     """List the checkpoints of STORE, newest first: step, time, size, metrics.
@@ -20,33 +25,37 @@ def log(store: str, as_json: bool, count: int | None) -> None:
       milepost log runs/digits -n 5
       milepost log runs/digits --json
     """
-    from milepost.opening import open_store
-
-    opened = open_store(store)
-    entries = []
-    for step in reversed(opened.steps[-count:] if count else opened.steps):
-        with opened[step] as checkpoint:
-            entries.append(
-                {
-                    "step": step,
-                    "created": checkpoint.created,
-                    "leaves": len(checkpoint),
-                    "bytes": checkpoint.nbytes,
-                    "metrics": dict(checkpoint.metrics),
-                    "metadata": dict(checkpoint.metadata),
-                }
-            )
+    opened = milepost.open(store)
+    if not isinstance(opened, milepost.Store):
+        opened.close()
+        raise milepost.errors.NotAStoreError(
+            f"{opened.name} is a file, not a store of checkpoints: see `milepost show {store}`"
+        )
+    steps = reversed(opened.steps[-count:] if count else opened.steps)
+    entries = [_entry(opened, step) for step in steps]
     if as_json:
         echo_json(entries)
-        return
-    if not entries:
+    elif not entries:
         click.echo(f"{opened.name} has no checkpoint yet")
-        return
-    rows = [["step", "created", "leaves", "size", "metrics"]]
-    for entry in entries:
-        metrics = entry["metrics"]
-        assert isinstance(metrics, dict)
-        shown = "  ".join(f"{name} {human_number(value)}" for name, value in metrics.items())
-        size = human_size(int(str(entry["bytes"])))
-        rows.append([str(entry["step"]), str(entry["created"]), str(entry["leaves"]), size, shown])
-    echo_columns(rows, right=(0, 2, 3))
+    else:
+        rows = [["step", "created", "leaves", "size", "metrics"], *map(_row, entries)]
+        echo_columns(rows, right=(0, 2, 3))
+
+
+def _entry(store: milepost.Store, step: int) -> dict[str, Any]:
+    with store[step] as checkpoint:
+        return {
+            "step": step,
+            "created": checkpoint.created,
+            "leaves": len(checkpoint),
+            "bytes": checkpoint.nbytes,
+            "metrics": dict(checkpoint.metrics),
+            "metadata": dict(checkpoint.metadata),
+        }
+
+
+def _row(entry: Mapping[str, Any]) -> list[str]:
+    facts = {**entry["metadata"], **entry["metrics"]}
+    shown = "  ".join(f"{name} {human_value(value)}" for name, value in facts.items())
+    size = human_size(entry["bytes"])
+    return [str(entry["step"]), entry["created"], str(entry["leaves"]), size, shown]

@@ -50,6 +50,6 @@ def human_size(nbytes: int) -> str:
     return f"{nbytes} B" if unit == "B" else f"{size:.1f} {unit}"
 
 
-def human_number(value: float) -> str:
-    """A metric's value, short."""
-    return f"{value:.6g}"
+def human_value(value: object) -> str:
+    """A metric's or metadata's value, short."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from milepost import container, dtypes
 from milepost.container import Header, TensorEntry
@@ -43,6 +44,16 @@ class ModelSnapshot(Snapshot):
         info = ObjectInfo(self.document.framework)
         description = Description("milepost model", self.document.metadata, {"": info})
         super().__init__(source.name, self.document.records, [source], description)
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "format": self.description.format,
+            "framework": self.document.framework,
+            "needs": list(self.document.structure.get("needs", ())),
+            "metadata": dict(self.metadata),
+            "versions": dict(self.document.versions),
+            "bytes": self.nbytes,
+        }
 
 
 def _record(source: ByteSource, name: str, entry: TensorEntry) -> ArrayRecord:

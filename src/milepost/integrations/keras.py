@@ -29,10 +29,10 @@ class CheckpointCallback(keras.callbacks.Callback):
         keep: which checkpoints to keep, as for `CheckpointManager`; all if not given. The
             best is found among all that the store has, those of earlier runs too.
         data: what `fit` is given as `x`, if its order is a function of the epoch: it gets
-            `set_epoch(epoch)` before each. On the TensorFlow backend this is what makes a
-            resumed run equal to an uninterrupted one: `shuffle=True` draws from a generator
-            inside of `tf.data` that cannot be saved. On JAX and PyTorch shuffled arrays
-            continue exactly as well.
+            `set_epoch(epoch)` before each. With it a resumed run equals an uninterrupted
+            one on every backend. Arrays that `fit` shuffles also continue exactly on JAX and
+            PyTorch; on TensorFlow they do after `keras.utils.set_random_seed`, and otherwise
+            draw from a generator inside of `tf.data` that nobody can save.
         objects: more to save and restore, each under its name, as for `Checkpoint`.
 
     The step of a checkpoint is the number of batches that the model was trained on; its

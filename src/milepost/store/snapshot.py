@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from milepost.dtypes import Array
 from milepost.errors import DamagedError, PathNotFoundError
@@ -37,6 +38,17 @@ class CheckpointSnapshot(Snapshot):
     def created(self) -> str:
         """When it was committed, UTC, as `2026-11-23T12:00:00Z`."""
         return self.manifest.created
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "format": self.description.format,
+            "step": self.step,
+            "created": self.created,
+            "metrics": dict(self.metrics),
+            "metadata": dict(self.metadata),
+            "versions": dict(self.manifest.versions),
+            "bytes": self.nbytes,
+        }
 
     def read_box(self, name: str, record: ArrayRecord, box: tuple[tuple[int, int], ...]) -> Array:
         try:
