@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from milepost.model import ModelReport as ModelReport
     from milepost.model import load_model as load_model
     from milepost.model import save_model as save_model
-    from milepost.opening import open_path as open
+    from milepost.opening import open as open
     from milepost.opening import verify as verify
     from milepost.snapshot import Damage as Damage
     from milepost.snapshot import LazyArray as LazyArray
@@ -52,7 +52,7 @@ _HOMES = {
     "load_model": "milepost.model",
     "save_model": "milepost.model",
     # Anything on disk
-    "open": "milepost.opening:open_path",
+    "open": "milepost.opening",
     "verify": "milepost.opening",
     "LazyArray": "milepost.snapshot",
     "Snapshot": "milepost.snapshot",

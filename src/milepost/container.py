@@ -118,7 +118,9 @@ def _check(source: ByteSource, document: dict[str, Any], data_start: int) -> dic
     spans = []
     for name, entry in document.items():
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-            raise _invalid(source, f"tensor {name!r} is not described by dtype, shape, data_offsets")
+            raise _invalid(
+                source, f"tensor {name!r} is not described by dtype, shape, data_offsets"
+            )
         code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if code not in _BITS:
             raise _invalid(source, f"tensor {name!r} has the unknown dtype {code!r}")
@@ -129,17 +131,24 @@ def _check(source: ByteSource, document: dict[str, Any], data_start: int) -> dic
         begin, end = offsets
         bits = math.prod(shape) * _BITS[code]
         if bits != (end - begin) * 8:
-            raise _invalid(source, f"tensor {name!r}: {code}{shape} does not have {end - begin} bytes")
-        spans.append((begin, end, name, TensorEntry(code, tuple(shape), data_start + begin, end - begin)))
+            raise _invalid(
+                source, f"tensor {name!r}: {code}{shape} does not have {end - begin} bytes"
+            )
+        spans.append(
+            (begin, end, name, TensorEntry(code, tuple(shape), data_start + begin, end - begin))
+        )
     spans.sort(key=lambda span: span[:2])
     position = 0
     for begin, end, name, _ in spans:
         if begin != position:
-            raise _invalid(source, f"tensor {name!r} starts at {begin}, the one before ends at {position}")
+            raise _invalid(
+                source, f"tensor {name!r} starts at {begin}, the one before ends at {position}"
+            )
         position = end
     if data_start + position != source.size:
         raise _invalid(
-            source, f"its tensors end at byte {data_start + position}, the file has {source.size} bytes"
+            source,
+            f"its tensors end at byte {data_start + position}, the file has {source.size} bytes",
         )
     return {name: entry for _, _, name, entry in spans}
 

@@ -66,7 +66,9 @@ _EXTENSION_NAMES = (
     "uint4",
 )
 _DTYPES: dict[str, np.dtype[Any]] = {
-    name: np.dtype(getattr(ml_dtypes, name)) for name in _EXTENSION_NAMES if hasattr(ml_dtypes, name)
+    name: np.dtype(getattr(ml_dtypes, name))
+    for name in _EXTENSION_NAMES
+    if hasattr(ml_dtypes, name)
 }
 for _scalar in (
     *(np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64),
@@ -130,4 +132,5 @@ def to_stored(array: Array) -> Array:
 
 def byte_view(array: Array) -> memoryview:
     """The raw bytes of a C-contiguous array, without a copy."""
-    return memoryview(array.reshape(-1).view(np.uint8))
+    flat: Any = array.reshape(-1).view(np.uint8)
+    return memoryview(flat)

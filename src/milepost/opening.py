@@ -14,7 +14,7 @@ from milepost.store import Store, verify_store
 Path: TypeAlias = str | os.PathLike[str]
 
 
-def open_path(path: Path) -> Snapshot | Store:
+def open(path: Path) -> Snapshot | Store:
     """Open a store's folder, or a file of any format that milepost reads.
 
     Returns a `Store` (`store.steps`, `store[7]`, `store.latest`), or a `Snapshot`, a lazy
@@ -50,7 +50,7 @@ def verify(path: Path, step: int | str | None = None) -> list[Damage]:
         PathNotFoundError, NotAStoreError, UnknownFormatError: there is nothing to verify.
         DamagedError: it is damaged so that nothing more can be told.
     """
-    opened = open_path(path)
+    opened = open(path)
     if isinstance(opened, Store):
         return list(verify_store(opened, None if step is None else [opened.resolve(step)]))
     with opened:

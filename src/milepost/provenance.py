@@ -38,7 +38,9 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
         try:
             result[str(name)] = value if type(value) in (int, float) else float(value)
         except (TypeError, ValueError):
-            raise UsageError(f"the metric {name!r} should be a number, found {value!r:.80}") from None
+            raise UsageError(
+                f"the metric {name!r} should be a number, found {value!r:.80}"
+            ) from None
     return result
 
 
@@ -51,5 +53,7 @@ def json_values(metadata: Mapping[str, Any]) -> dict[str, Any]:
     try:
         decoded = json.loads(json.dumps(dict(metadata), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError(f"the metadata must be JSON values (text, numbers, lists): {error}") from None
+        raise UsageError(
+            f"the metadata must be JSON values (text, numbers, lists): {error}"
+        ) from None
     return dict(decoded)

@@ -67,7 +67,9 @@ class PlainRecord:
 Record: TypeAlias = ArrayRecord | PlainRecord
 
 
-def chunk_boxes(shape: Shape, itemsize: int, target: int = CHUNK_BYTES) -> Iterator[tuple[Shape, Shape]]:
+def chunk_boxes(
+    shape: Shape, itemsize: int, target: int = CHUNK_BYTES
+) -> Iterator[tuple[Shape, Shape]]:
     """The (offset, shape) boxes that cut an array into chunks of at most `target` bytes.
 
     Each box is contiguous in C order and they follow one another. An array without elements
@@ -173,7 +175,9 @@ def decode(encoded: Any, name: str, file_sizes: list[int], start: int | None = N
     except KeyError as error:
         raise DamagedError(f"leaf {name!r} lacks {error}") from None
     except (TypeError, AttributeError, ValueError) as error:
-        raise DamagedError(f"leaf {name!r} is not described as an array or a value: {error}") from None
+        raise DamagedError(
+            f"leaf {name!r} is not described as an array or a value: {error}"
+        ) from None
     _check_cover(name, shape, chunks)
     for chunk in chunks:
         _check_place(name, chunk, file_sizes)
@@ -248,4 +252,6 @@ def _check_place(name: str, chunk: Chunk, file_sizes: list[int]) -> None:
         if not digest.is_well_formed(value):
             raise DamagedError(f"leaf {name!r} has {value!r:.80} for a digest")
         if not digest.is_known(str(value)):
-            raise VersionError(f"leaf {name!r} is checked by {value!r:.80}, unknown here: upgrade milepost")
+            raise VersionError(
+                f"leaf {name!r} is checked by {value!r:.80}, unknown here: upgrade milepost"
+            )

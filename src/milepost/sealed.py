@@ -77,5 +77,7 @@ def _load(text: bytes, name: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{name} is damaged: it is not valid JSON ({error})") from None
     if not isinstance(body, dict):
-        raise DamagedError(f"{name} is damaged: expected a JSON object, found {type(body).__name__}")
+        raise DamagedError(
+            f"{name} is damaged: expected a JSON object, found {type(body).__name__}"
+        )
     return body

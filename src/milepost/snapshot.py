@@ -24,6 +24,7 @@ from milepost.record import ArrayRecord, Chunk, PlainRecord, Record
 from milepost.source import ByteSource, fill_exactly
 from milepost.state import LeafSpec, ObjectInfo, Plain
 
+
 @dataclass(frozen=True, slots=True)
 class Damage:
     """One thing that `verify` found wrong."""
@@ -84,7 +85,10 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -153,8 +157,12 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
             ]
             if any(start >= stop for start, stop in overlap):
                 continue
-            target = tuple(slice(a - s, b - s) for (a, b), (s, _) in zip(overlap, box, strict=True))
-            source = tuple(slice(a - o, b - o) for (a, b), o in zip(overlap, chunk.offset, strict=True))
+            target: Any = tuple(
+                slice(a - s, b - s) for (a, b), (s, _) in zip(overlap, box, strict=True)
+            )
+            source: Any = tuple(
+                slice(a - o, b - o) for (a, b), o in zip(overlap, chunk.offset, strict=True)
+            )
             part = result[(*target, ...)]  # with `...` a view, even of a 0-d array
             if part.shape == chunk.shape and part.flags.c_contiguous:
                 # The chunk lies in the result as it lies in the file: no copy between.
@@ -263,7 +271,10 @@ class LazyArray(NDArrayOperatorsMixin):
         """NumPy indexing. Integers and slices read only the chunks that they touch."""
         parts = index if isinstance(index, tuple) else (index,)
         box, local = [], []
-        if not all(isinstance(part, int | slice | np.integer) for part in parts) or len(parts) > self.ndim:
+        if (
+            not all(isinstance(part, int | slice | np.integer) for part in parts)
+            or len(parts) > self.ndim
+        ):
             return np.asarray(self)[index]
         for axis, size in enumerate(self.shape):
             part = parts[axis] if axis < len(parts) else slice(None)

@@ -26,13 +26,14 @@ __all__ = [
     "Rule",
     "State",
     "ancestors",
+    "is_array",
     "is_plain",
     "join",
     "rule_at",
     "spec_of",
 ]
 
-Plain: TypeAlias = None | bool | int | float | str | bytes
+Plain: TypeAlias = bool | int | float | str | bytes | None
 PLAIN_TYPES = (type(None), bool, int, float, str, bytes)
 
 
@@ -55,6 +56,11 @@ Leaf: TypeAlias = Plain | ArrayLike
 def is_plain(leaf: object) -> TypeGuard[Plain]:
     """Whether a value is a plain one. `numpy.float64` is a float to Python, an array to us."""
     return isinstance(leaf, PLAIN_TYPES) and not isinstance(leaf, np.floating)
+
+
+def is_array(leaf: Leaf) -> TypeGuard[ArrayLike]:
+    """Whether a leaf is an array."""
+    return not is_plain(leaf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +90,9 @@ def spec_of(leaf: Leaf) -> LeafSpec:
     Raises:
         UnsupportedObjectError: an array whose dtype is not numeric.
     """
-    if is_plain(leaf):
-        return LeafSpec("None" if leaf is None else type(leaf).__name__, None)
-    return LeafSpec(dtype_name(leaf.dtype), tuple(leaf.shape))
+    if is_array(leaf):
+        return LeafSpec(dtype_name(leaf.dtype), tuple(leaf.shape))
+    return LeafSpec("None" if leaf is None else type(leaf).__name__, None)
 
 
 class Rule(enum.Flag):

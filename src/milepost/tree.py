@@ -158,7 +158,7 @@ def _named_tuple(class_name: str, parts: dict[Hashable, Any]) -> Any:
     fields = [str(key) for key in parts]
     simple = class_name.rpartition(".")[2]
     try:
-        made = collections.namedtuple(simple, fields)  # type: ignore[misc]  # noqa: PYI024
+        made = collections.namedtuple(simple, fields)  # type: ignore[misc]
     except ValueError as error:
         raise DamagedError(f"the structure has a named tuple that cannot be: {error}") from None
     return made(*parts.values())

@@ -1,6 +1,6 @@
 """Which checkpoints to keep: policies, and their unions.
 
-    keep = KeepLast(3) | KeepBest("val_accuracy") | KeepEvery(1000)
+keep = KeepLast(3) | KeepBest("val_accuracy") | KeepEvery(1000)
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class KeepBest(_Policy):
     def __post_init__(self) -> None:
         _check_count(self.n)
         if self.direction not in ("best", "min", "max"):
-            raise UsageError(f"expected 'min', 'max' or 'best' as direction, found {self.direction!r}")
+            raise UsageError(
+                f"expected 'min', 'max' or 'best' as direction, found {self.direction!r}"
+            )
         if self.direction == "best":
             direction_of(self.metric)  # now, rather than at the end of the first epoch
 
@@ -79,7 +81,7 @@ class KeepSteps(_Policy):
         self._steps = frozenset(steps)
 
     def steps(self, store: Store) -> set[int]:
-        return self._steps & set(store.steps)
+        return set(store.steps) & self._steps
 
 
 class KeepUnion(_Policy):

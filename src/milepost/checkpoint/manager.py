@@ -33,7 +33,8 @@ class CheckpointManager:
 
     Example:
 
-        with CheckpointManager(checkpoint, "runs/digits", keep=KeepLast(3), every_steps=100) as manager:
+        keep = KeepLast(3) | KeepBest("loss")
+        with CheckpointManager(checkpoint, "runs/digits", keep=keep, every_steps=100) as manager:
             manager.restore_or_initialize()
             for step in range(progress["step"] + 1, 10_000):
                 train(step)
@@ -71,7 +72,10 @@ class CheckpointManager:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -81,7 +85,9 @@ class CheckpointManager:
             self._handles_signals = False
             signal.signal(signal.SIGTERM, self._previous_handler or signal.SIG_DFL)
 
-    def restore_or_initialize(self, step: int | str = "latest", **options: Any) -> RestorePlan | None:
+    def restore_or_initialize(
+        self, step: int | str = "latest", **options: Any
+    ) -> RestorePlan | None:
         """Restore a checkpoint if the store has any; otherwise leave everything as it is.
 
         Takes the options of `Checkpoint.restore`. Returns its plan, or None if there was
@@ -154,5 +160,3 @@ class CheckpointManager:
         self._terminated.set()
         if callable(self._previous_handler):
             self._previous_handler(number, frame)
-
-

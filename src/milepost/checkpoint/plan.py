@@ -163,7 +163,9 @@ def _renamed(names: Iterable[str], rename: Mapping[str, str]) -> dict[str, str]:
             used.add(old)
             new = rename[old] + name[len(old) :]
         if new in sources:
-            raise UsageError(f"rename would give the name {new!r} to both {sources[new]!r} and {name!r}")
+            raise UsageError(
+                f"rename would give the name {new!r} to both {sources[new]!r} and {name!r}"
+            )
         sources[new] = name
     for old in rename.keys() - used:
         raise UsageError(f"rename={{{old!r}: ...}}: the snapshot has nothing of that name")
@@ -172,7 +174,9 @@ def _renamed(names: Iterable[str], rename: Mapping[str, str]) -> dict[str, str]:
 
 def _check_selection(only: Sequence[str] | None, names: list[str]) -> None:
     if isinstance(only, str):
-        raise UsageError(f"only= takes a list of names, found the string {only!r}: write only=[{only!r}]")
+        raise UsageError(
+            f"only= takes a list of names, found the string {only!r}: write only=[{only!r}]"
+        )
     for pattern in only or ():
         if not any(selects([pattern], name) for name in names):
             raise UsageError(f"only=[{pattern!r}]: neither the objects nor the snapshot have it")
@@ -219,7 +223,7 @@ def _matched(
         if here != there:
             status, note = Status.MISMATCHED, f"expected {here!r:.200}, found {there!r:.200}"
     tied = target.ties.get(name)
-    if tied in sources and not _same_bytes(snapshot, source, sources[tied]):
+    if tied is not None and tied in sources and not _same_bytes(snapshot, source, sources[tied]):
         status = Status.MISMATCHED
         note = f"shares its memory with {tied} here, but has other values in the snapshot"
     return PlanEntry(name, status, source, expected, found, note)
@@ -238,7 +242,7 @@ def _compare(expected: LeafSpec, found: LeafSpec) -> tuple[Status, str]:
 
 
 def _can_cast(source: str, target: str) -> bool:
-    """Whether values of one dtype mean anything as another: numbers, but no dropped imaginary part."""
+    """Whether values of one dtype mean anything as another: numbers, none of which loses a part."""
     a, b = dtypes.numpy_dtype(source), dtypes.numpy_dtype(target)
     if "m" in (a.kind.lower(), b.kind.lower()):
         return False
@@ -303,5 +307,3 @@ def _likely_renames(entries: list[PlanEntry]) -> dict[str, str]:
         if score > 0.5 and old is not None and old not in renames and new not in renames.values():
             renames[old] = new
     return renames
-
-

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from milepost import dtypes, frameworks
-from milepost.checkpoint.plan import READ, RestorePlan, Status, make_plan, selects
+from milepost.checkpoint.plan import READ, Status, make_plan, selects
 from milepost.dtypes import Array
 from milepost.errors import RestoreRefusedError
 from milepost.frameworks.base import Saved, capture_objects
@@ -63,9 +63,9 @@ class Restore:
         """
         if self.plan.strict and not self.plan.is_exact:
             raise RestoreRefusedError(
-                f"cannot restore exactly from {self.plan}\nNothing was changed. Pass rename={{...}} "
-                "for what has another name, only=[...] for a part, or strict=False to take "
-                "what fits.",
+                f"cannot restore exactly from {self.plan}\nNothing was changed. Pass "
+                "rename={...} for what has another name, only=[...] for a part, or strict=False "
+                "to take what fits.",
                 self.plan,
             )
         return self._apply(self._read())

@@ -17,7 +17,9 @@ from milepost.store import SaveReport, Store
 _NAME = "state"
 
 
-def save_state(path: Path | Storage, state: Any, step: int | None = None, **options: Any) -> SaveReport:
+def save_state(
+    path: Path | Storage, state: Any, step: int | None = None, **options: Any
+) -> SaveReport:
     """Commit one tree of values (parameters, an optimizer's state, anything) to a store.
 
     Takes the options of `Checkpoint.save`, and raises as it does.

@@ -12,7 +12,9 @@ class StepType(click.ParamType[int | str]):
 
     name = "step"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
         return int(value) if str(value).isdecimal() else str(value)
 
 

@@ -58,14 +58,17 @@ def _print(snapshot: milepost.Snapshot) -> None:
     facts = snapshot.facts()
     facts["size"] = f"{human_size(facts.pop('bytes'))} in {len(snapshot)} leaves"
     for key, value in facts.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{name} {human_value(item)}" for name, item in value.items())
-        elif isinstance(value, list):
-            value = ", ".join(map(str, value))
-        if value != "":
-            click.echo(f"  {key + ':':<10} {value}")
+        text = _one_line(value)
+        if text:
+            click.echo(f"  {key + ':':<10} {text}")
     click.echo()
     echo_columns(_tree(snapshot), right=(3,))
+
+
+def _one_line(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {human_value(item)}" for name, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _tree(snapshot: milepost.Snapshot) -> list[list[str]]:
@@ -77,8 +80,7 @@ def _tree(snapshot: milepost.Snapshot) -> list[list[str]]:
         common = 0
         while common < min(len(folders), len(above)) and folders[common] == above[common]:
             common += 1
-        for depth in range(common, len(folders)):
-            rows.append(["  " * depth + folders[depth], "", "", ""])
+        rows += [["  " * i + folders[i], "", "", ""] for i in range(common, len(folders))]
         above = folders
         rows.append(["  " * len(folders) + leaf, *_cells(snapshot, name)])
     return rows

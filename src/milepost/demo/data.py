@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -24,7 +25,7 @@ class Digits(keras.utils.PyDataset):  # type: ignore[misc]
         self._order = np.random.default_rng(epoch).permutation(len(self._images))
 
     def __len__(self) -> int:
-        return -(-len(self._images) // self._batch_size)
+        return math.ceil(len(self._images) / self._batch_size)
 
     def __getitem__(self, index: int) -> tuple[Array, Array]:
         chosen = self._order[index * self._batch_size : (index + 1) * self._batch_size]

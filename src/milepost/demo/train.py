@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from typing import Any
 
 EPOCHS = 8
@@ -56,7 +55,7 @@ def train(folder: str, run: str, die_in_epoch: int | None) -> None:
     digits = Digits(x, y, BATCH)
     filesystem = FaultyFileSystem(fault=kill_process)
 
-    class Reporter(keras.callbacks.Callback):
+    class Reporter(keras.callbacks.Callback):  # type: ignore[misc]
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             report("epoch", epoch=epoch + 1, batches=len(digits))
 
@@ -64,7 +63,9 @@ def train(folder: str, run: str, die_in_epoch: int | None) -> None:
             report("batch")
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            report("end of epoch", epoch=epoch + 1, **{k: float(v) for k, v in (logs or {}).items()})
+            report(
+                "end of epoch", epoch=epoch + 1, **{k: float(v) for k, v in (logs or {}).items()}
+            )
             if epoch + 1 == die_in_epoch:
                 filesystem.fail_after(3)  # calls into the save that follows: amid its data
 
@@ -82,4 +83,4 @@ def train(folder: str, run: str, die_in_epoch: int | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

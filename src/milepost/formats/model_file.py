@@ -47,7 +47,9 @@ class ModelDocument:
 def encode(document: ModelDocument) -> dict[str, str]:
     """The `__metadata__` of a model file."""
     leaves = {
-        name: {"tied": document.ties[name]} if name in document.ties else record.encode(item, places=False)
+        name: {"tied": document.ties[name]}
+        if name in document.ties
+        else record.encode(item, places=False)
         for name, item in document.records.items()
     }
     body = {
@@ -106,4 +108,6 @@ def _check_complete(header: Header, records: Mapping[str, Record]) -> None:
     arrays = {name for name, item in records.items() if not isinstance(item, PlainRecord)}
     strangers = header.tensors.keys() - arrays
     if strangers:
-        raise DamagedError(f"it has the tensor {min(strangers)!r}, which its document does not know")
+        raise DamagedError(
+            f"it has the tensor {min(strangers)!r}, which its document does not know"
+        )

@@ -60,7 +60,9 @@ def _record(source: ByteSource, name: str, entry: TensorEntry) -> ArrayRecord:
     """A tensor without digests, in chunks so that a slice need not read all of it."""
     dtype = dtypes.CODE_NAMES.get(entry.code)
     if dtype is None:
-        raise DamagedError(f"{source.name}: tensor {name!r} has the dtype {entry.code}, unknown here")
+        raise DamagedError(
+            f"{source.name}: tensor {name!r} has the dtype {entry.code}, unknown here"
+        )
     itemsize = dtypes.numpy_dtype(dtype).itemsize
     chunks, position = [], entry.offset
     for offset, shape in chunk_boxes(entry.shape, itemsize):

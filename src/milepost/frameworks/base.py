@@ -102,7 +102,9 @@ class Capture:
     def leaf(self, name: str, value: Leaf, *, memory: Any = None) -> None:
         """One leaf. `memory` is the same for leaves that share their memory."""
         if name in self._leaves:
-            raise UnsupportedObjectError(f"two leaves have the name {name!r}: rename one of their keys")
+            raise UnsupportedObjectError(
+                f"two leaves have the name {name!r}: rename one of their keys"
+            )
         self._leaves[name] = value
         if memory is not None and self._memory.setdefault(memory, name) != name:
             self._ties[name] = self._memory[memory]
@@ -197,7 +199,7 @@ def unsupported(name: str, value: Any) -> str:
     kind = type(value)
     text = f"{name} is a {kind.__module__}.{kind.__qualname__}, which milepost does not know"
     if callable(value) and hasattr(value, "__name__"):
-        text = f"{name} is the function {value.__name__!r}, and functions are code, which is never saved"
+        text = f"{name} is the function {value.__name__!r}, and code is never saved"
     return (
         f"{text}: leave it out, give its class state_dict() and load_state_dict(), "
         "or pass its arrays and plain values"

@@ -21,7 +21,9 @@ def handles(value: Any) -> bool:
 def capture(value: Any, name: str, capture: Capture) -> Structure:
     if isinstance(value, nnx.Variable):
         return capture.child(name, value.get_value())
-    parts = [[key, capture.child(join(name, key), part)] for key, (_, part) in _state(value).items()]
+    parts = [
+        [key, capture.child(join(name, key), part)] for key, (_, part) in _state(value).items()
+    ]
     return {"object": parts, "class": f"{type(value).__module__}.{type(value).__qualname__}"}
 
 
@@ -41,4 +43,6 @@ def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
 
 def _state(value: Any) -> dict[str, tuple[Any, Any]]:
     """Path as text -> (path, variable or array), each shared one once."""
-    return {"/".join(map(str, path)): (path, part) for path, part in nnx.to_flat_state(nnx.state(value))}
+    return {
+        "/".join(map(str, path)): (path, part) for path, part in nnx.to_flat_state(nnx.state(value))
+    }

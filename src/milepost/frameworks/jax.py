@@ -35,7 +35,9 @@ def capture(value: Any, name: str, capture: Capture) -> Structure:
         return {"leaf": "jax"}
     if isinstance(value, jax.Array):
         if isinstance(value, jax.core.Tracer):
-            raise UnsupportedObjectError(f"{name} is being traced and has no value: save outside of jit")
+            raise UnsupportedObjectError(
+                f"{name} is being traced and has no value: save outside of jit"
+            )
         if _is_key(value):
             return _capture_key(value, name, capture)
         if not value.is_fully_addressable:
@@ -45,7 +47,9 @@ def capture(value: Any, name: str, capture: Capture) -> Structure:
             )
         capture.leaf(name, value)
         return {"leaf": "jax"}
-    children = [[key, capture.child(join(name, key), part)] for key, part in pytrees.node_items(value)]
+    children = [
+        [key, capture.child(join(name, key), part)] for key, part in pytrees.node_items(value)
+    ]
     return {"object": children, "class": f"{type(value).__module__}.{type(value).__qualname__}"}
 
 
@@ -71,13 +75,15 @@ def _placed(array: Any, like: Any) -> jax.Array:
 
 
 def _is_key(value: Any) -> bool:
-    return bool(jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key))
+    return bool(jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key))
 
 
 def _capture_key(value: Any, name: str, capture: Capture) -> Structure:
     """A typed key is its numbers and the name of their generator."""
     if isinstance(value, jax.ShapeDtypeStruct):
-        raise UnsupportedObjectError(f"{name} is an abstract random key: pass a real one to restore into")
+        raise UnsupportedObjectError(
+            f"{name} is an abstract random key: pass a real one to restore into"
+        )
     capture.leaf(join(name, "data"), jax.random.key_data(value))
     capture.leaf(join(name, "generator"), str(jax.random.key_impl(value)))
     capture.rule(name, Rule(0))
@@ -105,4 +111,6 @@ class AbstractLeaf:
         self.shape: tuple[int, ...] = tuple(struct.shape)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        raise UnsupportedObjectError(f"{self._name} is abstract (jax.ShapeDtypeStruct) and has no value to save")
+        raise UnsupportedObjectError(
+            f"{self._name} is abstract (jax.ShapeDtypeStruct) and has no value to save"
+        )

@@ -16,7 +16,11 @@ ARRAYS = {"numpy.generic": lambda array: array[()]}
 def handles(value: Any) -> bool:
     return isinstance(
         value,
-        np.ndarray | np.generic | np.random.Generator | np.random.RandomState | np.random.BitGenerator,
+        np.ndarray
+        | np.generic
+        | np.random.Generator
+        | np.random.RandomState
+        | np.random.BitGenerator,
     )
 
 
@@ -48,7 +52,13 @@ def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
 
 
 def _memory(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:
-    return ("numpy", array.__array_interface__["data"][0], array.shape, array.strides, array.dtype.str)
+    return (
+        "numpy",
+        array.__array_interface__["data"][0],
+        array.shape,
+        array.strides,
+        array.dtype.str,
+    )
 
 
 def _state(generator: Any) -> dict[str, Any]:
@@ -68,4 +78,4 @@ def _set_state(generator: Any, state: dict[str, Any]) -> None:
 
 def global_generators(wanted: frozenset[str]) -> dict[str, Any]:
     """The generator behind `numpy.random.rand` and its like."""
-    return {"numpy": np.random.mtrand._rand}  # type: ignore[attr-defined]
+    return {"numpy": np.random.mtrand._rand}

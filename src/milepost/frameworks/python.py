@@ -16,11 +16,16 @@ from milepost.frameworks.base import Capture, Saved
 from milepost.state import PLAIN_TYPES, Rule, join
 from milepost.tree import Structure, encode_key, key_text
 
+# Builtin containers, subclasses before their bases.
+_CONTAINERS: tuple[type, ...] = (
+    *(collections.OrderedDict, collections.Counter, collections.defaultdict),
+    *(dict, list, set, frozenset, collections.deque),
+)
+
 
 def handles(value: Any) -> bool:
     return (
-        isinstance(value, PLAIN_TYPES)
-        or isinstance(value, dict | list | tuple | set | frozenset | collections.deque | random.Random)
+        isinstance(value, (*PLAIN_TYPES, *_CONTAINERS, tuple, random.Random))
         or _is_dataclass(value)
         or _has_state_dict(value)
     )
@@ -157,13 +162,7 @@ def _kind(value: Any) -> str:
     """The kind of structure node for a container; a subclass counts as its builtin base."""
     if isinstance(value, tuple):
         return "namedtuple" if hasattr(value, "_fields") else "tuple"
-    for kind in (collections.OrderedDict, collections.Counter, collections.defaultdict):
-        if isinstance(value, kind):
-            return kind.__name__
-    for kind in (dict, list, set, frozenset, collections.deque):
-        if isinstance(value, kind):
-            return kind.__name__
-    return "object"
+    return next((kind.__name__ for kind in _CONTAINERS if isinstance(value, kind)), "object")
 
 
 def _is_sequence(value: Any) -> bool:

@@ -9,7 +9,7 @@ import jax
 
 def is_node(value: Any) -> bool:
     """Whether JAX knows the class of `value` as a pytree container."""
-    structure = jax.tree_util.tree_structure(value, is_leaf=lambda part: part is not value)
+    structure: Any = jax.tree_util.tree_structure(value, is_leaf=lambda part: part is not value)
     return not jax.tree_util.treedef_is_leaf(structure) or structure.num_leaves == 0
 
 

@@ -30,7 +30,7 @@ class RandomState:
 
     def generators(self) -> dict[str, Any]:
         """The generators by name."""
-        found: dict[str, Any] = {"python": random._inst}  # type: ignore[attr-defined]
+        found: dict[str, Any] = {"python": random._inst}
         for framework in imported():
             if hasattr(framework, "global_generators"):
                 found |= framework.global_generators(self._wanted)
@@ -72,7 +72,11 @@ def handles(value: Any) -> bool:
 
 
 def prepare(
-    value: Any, name: str, config: Mapping[str, Any], names: Iterable[str], objects: Mapping[str, Any]
+    value: Any,
+    name: str,
+    config: Mapping[str, Any],
+    names: Iterable[str],
+    objects: Mapping[str, Any],
 ) -> None:
     """Have the generators made that the snapshot has."""
     inside = (other.removeprefix(f"{name}/") for other in names if other.startswith(f"{name}/"))

@@ -61,9 +61,13 @@ class TensorLeaf:
 
     def __init__(self, name: str, tensor: Any) -> None:
         if tensor.dtype.as_numpy_dtype in (object, np.object_):
-            raise UnsupportedObjectError(f"{name} has the dtype {tensor.dtype.name}, which is not numeric")
+            raise UnsupportedObjectError(
+                f"{name} has the dtype {tensor.dtype.name}, which is not numeric"
+            )
         if not tensor.shape.is_fully_defined() or not hasattr(tensor, "numpy"):
-            raise UnsupportedObjectError(f"{name} is symbolic and has no value: save outside of tf.function")
+            raise UnsupportedObjectError(
+                f"{name} is symbolic and has no value: save outside of tf.function"
+            )
         self._tensor = tensor
         self.dtype: np.dtype[Any] = np.dtype(tensor.dtype.as_numpy_dtype)
         self.shape: tuple[int, ...] = tuple(tensor.shape)
@@ -84,7 +88,10 @@ def _parts(module: tf.Module) -> list[tuple[str, Any]]:
 
 def _is_function(part: Any) -> bool:
     """A `tf.function` that a module tracks is its code."""
-    return callable(getattr(part, "get_concrete_function", None)) or type(part).__name__ == "_UniqueFunction"
+    return (
+        callable(getattr(part, "get_concrete_function", None))
+        or type(part).__name__ == "_UniqueFunction"
+    )
 
 
 class EagerGenerator:

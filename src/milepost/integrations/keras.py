@@ -20,7 +20,7 @@ class EpochData(Protocol):
     def set_epoch(self, epoch: int) -> None: ...
 
 
-class CheckpointCallback(keras.callbacks.Callback):
+class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
     """Saves checkpoints during `fit`, and continues from the newest when `fit` is called again.
 
     Arguments:
@@ -149,7 +149,9 @@ class CheckpointCallback(keras.callbacks.Callback):
 
     def _require_manager(self) -> CheckpointManager:
         if self._manager is None:
-            raise UsageError("CheckpointCallback works inside fit(), which calls on_train_begin first")
+            raise UsageError(
+                "CheckpointCallback works inside fit(), which calls on_train_begin first"
+            )
         return self._manager
 
 

@@ -87,7 +87,9 @@ def _bytes(snapshot: Snapshot, name: str) -> bytes:
 def _framework(name: str, file: str) -> Any:
     """Our module for a framework, which imports the framework: that is what was asked for."""
     if name not in _PACKAGES:
-        raise VersionError(f"{file} holds a model of {name!r}, which this milepost does not know: upgrade it")
+        raise VersionError(
+            f"{file} holds a model of {name!r}, which this milepost does not know: upgrade it"
+        )
     try:
         return importlib.import_module(f"milepost.frameworks.{name}")
     except ImportError as error:

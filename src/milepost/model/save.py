@@ -19,7 +19,7 @@ from milepost.frameworks.base import capture_objects
 from milepost.pieces import DigestedArray, digest_array
 from milepost.provenance import json_values, versions
 from milepost.record import ArrayRecord, Chunk, PlainRecord, Record
-from milepost.state import Leaf, is_plain
+from milepost.state import Leaf, is_array, is_plain
 from milepost.storage.filesystem import FileSystem
 from milepost.storage.local import replace_file
 
@@ -82,9 +82,12 @@ def save_model(
     arrays = {
         leaf: digest_array(leaf, value)
         for leaf, value in leaves.items()
-        if not is_plain(value) and leaf not in state.ties
+        if is_array(value) and leaf not in state.ties
     }
-    records = {leaf: _record(value, arrays.get(state.ties.get(leaf, leaf))) for leaf, value in leaves.items()}
+    records = {
+        leaf: _record(value, arrays.get(state.ties.get(leaf, leaf)))
+        for leaf, value in leaves.items()
+    }
     document = ModelDocument(
         name, structure, records, state.ties, json_values(metadata or {}), versions()
     )
@@ -102,7 +105,7 @@ def save_model(
 def _framework(model: Any) -> tuple[str, Any]:
     """The framework of a model, if it can describe whole ones."""
     framework = frameworks.finder()(model)
-    if framework is None or not hasattr(framework, "describe") or not hasattr(model, "__call__"):
+    if framework is None or not hasattr(framework, "describe") or not callable(model):
         raise UnsupportedObjectError(
             f"expected a Keras model or a PyTorch module, found {type(model).__module__}."
             f"{type(model).__qualname__}: save other objects with Checkpoint(...).save(path)"

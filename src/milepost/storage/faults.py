@@ -41,7 +41,9 @@ class FaultyFileSystem(OperatingSystem):
     that a run without a fault (`at=None`) tells how many points of failure there are.
     """
 
-    def __init__(self, at: int | None = None, fault: Callable[[], None] = input_output_error) -> None:
+    def __init__(
+        self, at: int | None = None, fault: Callable[[], None] = input_output_error
+    ) -> None:
         self.calls: list[str] = []
         self._at = at
         self._fault = fault
@@ -228,7 +230,9 @@ class PowerLossDisk:
     def list(self, path: str) -> list[str]:
         if not self.is_folder(path):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        return sorted(os.path.basename(n) for n in self._names if n != "/" and os.path.dirname(n) == path)
+        return sorted(
+            os.path.basename(n) for n in self._names if n != "/" and os.path.dirname(n) == path
+        )
 
     def exists(self, path: str) -> bool:
         return path in self._names

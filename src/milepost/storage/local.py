@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 
@@ -42,7 +43,9 @@ class LocalStorage:
 
     def prepare(self) -> None:
         if self._fs.exists(self._root) and not self._fs.is_folder(self._root):
-            raise NotAStoreError(f"{self._root} is a file, not a store of checkpoints: save elsewhere")
+            raise NotAStoreError(
+                f"{self._root} is a file, not a store of checkpoints: save elsewhere"
+            )
         with _translated(self._root, "make the folder"):
             make_folders(self._fs, self._root)
 
@@ -128,8 +131,9 @@ class LocalStorage:
         path = self._path("lock")
         with contextlib.ExitStack() as held:
             with _translated(path, "lock"):
-                with contextlib.suppress(FileExistsError):
-                    self._fs.close(self._fs.create(path))
+                if not self._fs.exists(path):
+                    with contextlib.suppress(FileExistsError):
+                        self._fs.close(self._fs.create(path))
                 locked = held.enter_context(self._fs.lock(path, exclusive=exclusive, wait=wait))
             yield locked
 
@@ -138,13 +142,14 @@ class LocalStorage:
 
 
 class FileSource:
-    """An open file."""
+    """An open file. Closed when nobody refers to it any more, if not before."""
 
     def __init__(self, filesystem: FileSystem, path: str, handle: Handle) -> None:
         self._fs = filesystem
-        self._handle: Handle | None = handle
+        self._handle = handle
         self._name = path
         self._size = filesystem.size(handle)
+        self._close = weakref.finalize(self, filesystem.close, handle)
 
     @property
     def name(self) -> str:
@@ -155,15 +160,13 @@ class FileSource:
         return self._size
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
-        if self._handle is None:
+        if not self._close.alive:
             raise ValueError(f"{self._name} is closed")
         with _translated(self._name, "read"):
             return self._fs.read_into(self._handle, offset, buffer)
 
     def close(self) -> None:
-        if self._handle is not None:
-            self._fs.close(self._handle)
-            self._handle = None
+        self._close()
 
 
 def open_file(path: str, filesystem: FileSystem | None = None) -> FileSource:

@@ -1,10 +1,10 @@
 """Where things lie inside a store.
 
-    milepost.json                                marker: format version, store id
-    checkpoints/00000000000000000007.json        manifest of step 7; its appearance commits it
-    data/00000000000000000007-k3f9….safetensors  pack: what was new at step 7
-    partial/                                     what a writer has not finished yet
-    lock                                         locked by writers, empty
+milepost.json                                marker: format version, store id
+checkpoints/00000000000000000007.json        manifest of step 7; its appearance commits it
+data/00000000000000000007-k3f9….safetensors  pack: what was new at step 7
+partial/                                     what a writer has not finished yet
+lock                                         locked by writers, empty
 """
 
 from __future__ import annotations

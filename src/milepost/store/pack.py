@@ -44,7 +44,9 @@ class PackPlan:
         else:
             for piece in pieces.values():
                 code, shape = dtypes.container_type(leaf.dtype, piece.shape)
-                self.entries.append(_Entry(_slice_name(leaf.name, piece), code, shape, leaf, (piece,)))
+                self.entries.append(
+                    _Entry(_slice_name(leaf.name, piece), code, shape, leaf, (piece,))
+                )
         new.difference_update(pieces)
 
     @property

@@ -36,7 +36,9 @@ def prune(store: Store, keep: Iterable[int]) -> PruneReport:
     with store.storage.lock(exclusive=True):
         steps = store.steps
         if steps and steps[-1] not in wanted:
-            raise UsageError(f"{store.name}: the newest checkpoint, step {steps[-1]}, is never removed")
+            raise UsageError(
+                f"{store.name}: the newest checkpoint, step {steps[-1]}, is never removed"
+            )
         gone = tuple(step for step in steps if step not in wanted)
         store.storage.delete(layout.manifest_name(step) for step in gone)
         for step in gone:
@@ -50,7 +52,9 @@ def remove_leftovers(store: Store) -> None:
     store.storage.remove_unfinished()
     steps = set(store.steps)
     # A pack whose step is committed belongs to it, or was a loser's, which `prune` finds.
-    orphans = [file for file in store.storage.list(layout.DATA) if layout.pack_step(file) not in steps]
+    orphans = [
+        file for file in store.storage.list(layout.DATA) if layout.pack_step(file) not in steps
+    ]
     if orphans:
         _remove_unreferenced(store, orphans)
 
@@ -66,7 +70,7 @@ def _remove_unreferenced(store: Store, files: list[str]) -> tuple[tuple[str, ...
 
     While one manifest cannot be read, what it refers to is unknown, and all data stays.
     """
-    referenced = set()
+    referenced: set[str] = set()
     for step in store.steps:
         try:
             referenced.update(pack.name for pack in store.manifest(step).packs)

@@ -18,7 +18,7 @@ from milepost.errors import DamagedError, PathNotFoundError, StepExistsError, Ve
 from milepost.pieces import DigestedArray, digest_array
 from milepost.provenance import json_values, numbers, versions
 from milepost.record import ArrayRecord, PlainRecord, Record
-from milepost.state import State, is_plain
+from milepost.state import State, is_array, is_plain
 from milepost.store import layout, manifest
 from milepost.store.manifest import Manifest, PackRef
 from milepost.store.pack import PackPlan, Place, placed
@@ -96,7 +96,7 @@ class Writer:
             digested = {
                 name: digest_array(name, leaf)
                 for name, leaf in state.leaves.items()
-                if not is_plain(leaf)
+                if is_array(leaf)
             }
             new_pack = self._write_pack(step, digested)
             try:
@@ -166,7 +166,9 @@ class Writer:
             self._places = {d: p for d, p in self._places.items() if p.pack != ref}
             self.store.storage.delete([ref.name])
 
-    def _complete(self, draft: Manifest, state: State, digested: Mapping[str, DigestedArray]) -> Manifest:
+    def _complete(
+        self, draft: Manifest, state: State, digested: Mapping[str, DigestedArray]
+    ) -> Manifest:
         used = {
             self._places[piece.digest].pack.name: self._places[piece.digest].pack
             for leaf in digested.values()

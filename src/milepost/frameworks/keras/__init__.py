@@ -58,7 +58,7 @@ def capture(value: Any, name: str, capture: Capture) -> Structure:
     if isinstance(value, keras.Layer):
         if not value.built and not value.variables:
             raise UnsupportedObjectError(
-                f"{name} is not built yet and has no variables: call it on a batch, or build() it, first"
+                f"{name} is not built yet and has no variables: build() it, or call it on a batch"
             )
         capture.configure(name, _build_config(value))
     for key, variable in _variables(value, name, capture.parameter_names()).items():
@@ -83,7 +83,11 @@ def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
 
 
 def prepare(
-    value: Any, name: str, config: Mapping[str, Any], names: Iterable[str], objects: Mapping[str, Any]
+    value: Any,
+    name: str,
+    config: Mapping[str, Any],
+    names: Iterable[str],
+    objects: Mapping[str, Any],
 ) -> None:
     """Build a model and its optimizer, so that a snapshot's leaves have somewhere to go."""
     if isinstance(value, keras.Layer) and not value.built and config.get("build"):
@@ -128,7 +132,9 @@ class VariableLeaf:
         try:
             self.dtype: np.dtype[Any] = dtypes.numpy_dtype(dtype)
         except KeyError:
-            raise UnsupportedObjectError(f"{name} has the dtype {variable.dtype}, which is not numeric") from None
+            raise UnsupportedObjectError(
+                f"{name} has the dtype {variable.dtype}, which is not numeric"
+            ) from None
         self.shape: tuple[int, ...] = tuple(variable.shape)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
@@ -137,7 +143,7 @@ class VariableLeaf:
 
 
 def _attach_state(value: Any) -> None:
-    """Inside `fit` on the JAX backend, a model's variables lie elsewhere until they are asked for."""
+    """In the midst of `fit` on the JAX backend, a model's variables lie elsewhere: fetch them."""
     if hasattr(value, "jax_state_sync"):
         value.jax_state_sync()
 
@@ -164,7 +170,9 @@ def _variables(value: Any, name: str, names: Mapping[int, str]) -> dict[str, ker
 
 
 def _layer_variables(layer: keras.Layer, name: str) -> dict[str, keras.Variable]:
-    return naming.layer_variables(layer, join(name, "layers") if isinstance(layer, keras.Model) else name)
+    return naming.layer_variables(
+        layer, join(name, "layers") if isinstance(layer, keras.Model) else name
+    )
 
 
 def _optimizer_targets(model: keras.Model, name: str, *, inside: bool) -> dict[str, keras.Variable]:
@@ -220,5 +228,7 @@ def _cast(name: str, value: Any, dtype: str) -> Any:
     array = np.asarray(value)
     cast = array.astype(dtypes.numpy_dtype(dtype), copy=False)
     if array.dtype.kind in "iu" and not np.array_equal(cast, array):
-        raise DamagedError(f"{name}: the value {array} does not fit the dtype {dtype} of this backend")
+        raise DamagedError(
+            f"{name}: the value {array} does not fit the dtype {dtype} of this backend"
+        )
     return cast

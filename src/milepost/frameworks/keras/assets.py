@@ -47,7 +47,11 @@ def restore(model: keras.Model, files: Mapping[str, bytes]) -> None:
         UntrustedError: a file's name could lead out of its folder.
     """
     for path, layer in _layers(model):
-        own = {name.removeprefix(f"{path}/"): data for name, data in files.items() if name.startswith(f"{path}/")}
+        own = {
+            name.removeprefix(f"{path}/"): data
+            for name, data in files.items()
+            if name.startswith(f"{path}/")
+        }
         if not own:
             continue
         if _is_lookup(layer) and _VOCABULARY in own:
@@ -56,7 +60,9 @@ def restore(model: keras.Model, files: Mapping[str, bytes]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             for name, data in own.items():
                 if not _FILE.fullmatch(name) or ".." in name:
-                    raise UntrustedError(f"the asset {name!r} of {path} has a name that could be a path")
+                    raise UntrustedError(
+                        f"the asset {name!r} of {path} has a name that could be a path"
+                    )
                 with open(os.path.join(folder, name), "wb") as file:
                     file.write(data)
             layer.load_assets(folder)

@@ -86,7 +86,9 @@ def layer_variables(layer: keras.Layer, name: str) -> dict[str, keras.Variable]:
     found: dict[str, keras.Variable] = {}
     seen: set[int] = set()
     for path, part in layers_by_path(layer, name):
-        add_variables([*part._trainable_variables, *part._non_trainable_variables], path, found, seen)
+        add_variables(
+            [*part._trainable_variables, *part._non_trainable_variables], path, found, seen
+        )
         attributes = _attribute_paths(part)
         for generator in part._seed_generators:
             key = attributes.get(id(generator), "seed_generator")

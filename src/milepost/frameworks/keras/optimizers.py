@@ -14,11 +14,11 @@ import keras
 from milepost.frameworks.keras.naming import add_variables
 from milepost.state import join
 
-Optimizer = keras.optimizers.Optimizer
+Optimizer: Any = keras.optimizers.Optimizer
 
 
 def optimizer_variables(
-    optimizer: Optimizer, name: str, names: Mapping[int, str]
+    optimizer: Any, name: str, names: Mapping[int, str]
 ) -> dict[str, keras.Variable]:
     """Every variable of an optimizer and of those it wraps, by name.
 
@@ -31,7 +31,11 @@ def optimizer_variables(
 
 
 def _collect(
-    optimizer: Any, name: str, names: Mapping[int, str], found: dict[str, keras.Variable], seen: set[int]
+    optimizer: Any,
+    name: str,
+    names: Mapping[int, str],
+    found: dict[str, keras.Variable],
+    seen: set[int],
 ) -> None:
     owned = {id(variable): variable for variable in optimizer._variables}
     models = list(getattr(optimizer, "_trainable_variables", ()))
@@ -62,8 +66,9 @@ def _slots_at(optimizer: Any, index: int, count: int) -> list[tuple[str, Any]]:
 def _slot_name(attribute: str, slot: keras.Variable, variable: keras.Variable) -> str:
     """`momentum` for the slot `sequential_dense_kernel_momentum`; else the attribute's name."""
     prefix = variable.path.replace("/", "_") + "_"
-    if slot.name.startswith(prefix):
-        return slot.name.removeprefix(prefix)
+    name = str(slot.name)
+    if name.startswith(prefix):
+        return name.removeprefix(prefix)
     return attribute.strip("_")
 
 
@@ -80,7 +85,7 @@ def inner_optimizers(optimizer: Any) -> list[tuple[str, Any]]:
 
 
 def build_like(
-    optimizer: Optimizer,
+    optimizer: Any,
     name: str,
     saved_names: set[str],
     variables: Mapping[str, keras.Variable],
@@ -94,6 +99,8 @@ def build_like(
         return
     # A slot's name is `<optimizer>[/<inner>]/<variable>/<slot>`.
     owners = {other.rpartition("/")[0] for other in saved_names if other.startswith(f"{name}/")}
-    chosen = [v for key, v in variables.items() if any(o == key or o.endswith(f"/{key}") for o in owners)]
+    chosen = [
+        v for key, v in variables.items() if any(o == key or o.endswith(f"/{key}") for o in owners)
+    ]
     if chosen:
         optimizer.build(chosen)

@@ -15,7 +15,13 @@ from typing import Any
 
 import keras
 
-from milepost.errors import MilepostError, UnknownClassError, UnsupportedObjectError, UntrustedError, UsageError
+from milepost.errors import (
+    MilepostError,
+    UnknownClassError,
+    UnsupportedObjectError,
+    UntrustedError,
+    UsageError,
+)
 from milepost.frameworks.keras import assets, known
 from milepost.state import LeafSpec
 
@@ -142,7 +148,9 @@ def _nodes(config: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
         where = f"{where}/{own}" if isinstance(own, str) and own != where else where
         yield where, config
     for key, item in config.items():
-        yield from _nodes(item, where if "class_name" in config or key in _UNNAMED else f"{where}.{key}")
+        yield from _nodes(
+            item, where if "class_name" in config or key in _UNNAMED else f"{where}.{key}"
+        )
 
 
 _UNNAMED = {"config", "layers", "args", "kwargs", "inbound_nodes"}
@@ -150,7 +158,7 @@ _UNNAMED = {"config", "layers", "args", "kwargs", "inbound_nodes"}
 
 def _refuse_code(where: str, node: dict[str, Any]) -> None:
     name = node["class_name"]
-    if name == "__lambda__" or name == "Lambda":
+    if name in ("__lambda__", "Lambda"):
         raise UntrustedError(
             f"{where} is a lambda: code is neither saved nor loaded. Give it a name: write a "
             "Layer class, or a function, and register it with "
@@ -180,5 +188,7 @@ def _needs(config: Any) -> list[str]:
             continue
         if name == "function" and known.is_function(module, node["config"]):
             continue
-        needs.add(str(node.get("registered_name") or name) if name != "function" else node["config"])
+        needs.add(
+            str(node.get("registered_name") or name) if name != "function" else node["config"]
+        )
     return sorted(needs)

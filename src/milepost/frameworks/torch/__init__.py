@@ -32,7 +32,9 @@ ARRAYS = {"torch": from_array}
 
 
 def handles(value: Any) -> bool:
-    return isinstance(value, torch.Tensor | torch.nn.Module | torch.optim.Optimizer | torch.Generator)
+    return isinstance(
+        value, torch.Tensor | torch.nn.Module | torch.optim.Optimizer | torch.Generator
+    )
 
 
 def capture(value: Any, name: str, capture: Capture) -> Structure:
@@ -75,7 +77,7 @@ def _apply_tensor(tensor: torch.Tensor, name: str, saved: Saved) -> torch.Tensor
 def global_generators(wanted: frozenset[str]) -> dict[str, Any]:
     """The generator of the CPU, and of every GPU once CUDA is in use."""
     found: dict[str, Any] = {"torch": torch.default_generator}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         for index, generator in enumerate(torch.cuda.default_generators):
             found[f"torch_cuda_{index}"] = generator
     return found

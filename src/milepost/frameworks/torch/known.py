@@ -78,7 +78,15 @@ def arguments(module: nn.Module) -> dict[str, Any]:
 
 
 def _recurrent(module: Any) -> dict[str, Any]:
-    names = ["input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"]
+    names = [
+        "input_size",
+        "hidden_size",
+        "num_layers",
+        "bias",
+        "batch_first",
+        "dropout",
+        "bidirectional",
+    ]
     found = {name: getattr(module, name) for name in names}
     if isinstance(module, nn.LSTM):
         found["proj_size"] = module.proj_size

@@ -32,13 +32,15 @@ def capture(module: torch.nn.Module, name: str, capture: Capture) -> Structure:
     items = []
     for key, item in unwrapped(module).state_dict(keep_vars=True).items():
         child = join(name, key)
-        if isinstance(item, torch.nn.parameter.UninitializedTensorMixin):
+        if torch.nn.parameter.is_lazy(item):
             raise UnsupportedObjectError(
-                f"{child} has no shape yet: its module is lazy; run one batch through the model first"
+                f"{child} has no shape yet: its module is lazy; run one batch first"
             )
         # What is no tensor is a module's own extra state, of whatever kind.
         is_tensor = isinstance(item, torch.Tensor)
-        items.append([key, capture.child(child, item) if is_tensor else capture.replaced(child, item)])
+        items.append(
+            [key, capture.child(child, item) if is_tensor else capture.replaced(child, item)]
+        )
     return {"dict": items}
 
 

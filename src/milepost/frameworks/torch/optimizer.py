@@ -54,7 +54,7 @@ def apply(optimizer: torch.optim.Optimizer, name: str, node: Structure, saved: S
         for key, option_node in children(child_node):
             option = join(child, str(key))
             if key != "params" and saved.can_build(option, option_node):
-                group[key] = saved.build(option, option_node)
+                group[str(key)] = saved.build(option, option_node)
     optimizer.load_state_dict(standard)
     _undo_casts(optimizer, standard["state"])
     return optimizer

@@ -18,7 +18,9 @@ def difference(original: nn.Module, rebuilt: nn.Module) -> str | None:
     for name in [*parts, *others]:
         if name not in parts or name not in others:
             where = "" if name in others else "not "
-            return f"the module {name!r} is {where}in the model when it is built again from its class"
+            return (
+                f"the module {name!r} is {where}in the model when it is built again from its class"
+            )
         problem = _module_difference(parts[name], others[name])
         if problem:
             return f"the module {name!r} ({type(parts[name]).__name__}) comes out with {problem}"
@@ -66,7 +68,7 @@ def _tensor_difference(a: nn.Module, b: nn.Module) -> str | None:
     loose = dict(b.named_buffers(remove_duplicate=False))
     for name, buffer in a.named_buffers(remove_duplicate=False):
         if name not in mine and not _equal(buffer, loose.get(name)):
-            return f"the buffer {name!r} is not saved (persistent=False) and comes out with other values"
+            return f"the buffer {name!r} is not saved (persistent=False) and comes out different"
     return None
 
 

@@ -18,7 +18,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from milepost.errors import DamagedError, MilepostError, UnknownClassError, UnsupportedObjectError, UsageError
+from milepost.errors import (
+    DamagedError,
+    MilepostError,
+    UnknownClassError,
+    UnsupportedObjectError,
+    UsageError,
+)
 from milepost.frameworks.torch import known
 from milepost.frameworks.torch.modules import get_tensor, set_tensor, ties, unwrapped
 from milepost.frameworks.torch.proof import difference
@@ -78,7 +84,9 @@ def build(
     except MilepostError:
         raise
     except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
-        raise UsageError(f"PyTorch {torch.__version__} cannot rebuild the model: {error}") from error
+        raise UsageError(
+            f"PyTorch {torch.__version__} cannot rebuild the model: {error}"
+        ) from error
     for name, first in structure["ties"].items():
         set_tensor(module, name, get_tensor(module, first))
     for name, spec in (specs or {}).items():
@@ -112,15 +120,17 @@ class _Writer:
             self.custom[name] = type(module)
         if type(module) in known.CONTAINERS:
             children = module._modules.items()
-            node["children"] = [[k, self.node(c, _dotted(path, k)) if c else None] for k, c in children]
+            node["children"] = [
+                [k, self.node(c, _dotted(path, k)) if c else None] for k, c in children
+            ]
             return node
         try:
             arguments = known.arguments(module)
         except known.NoArgument as error:
             raise UnsupportedObjectError(
-                f"{_called(path, module)}: its constructor needs {str(error)!r}, and the module has no "
-                f"attribute of that name to take it from. Add `self.{error} = {error}` to its "
-                "__init__, or save a Checkpoint, which needs no structure"
+                f"{_called(path, module)}: its constructor needs {str(error)!r}, and the module "
+                f"has no attribute of that name. Add `self.{error} = {error}` to its __init__, "
+                "or save a Checkpoint, which needs no structure"
             ) from None
         node["arguments"] = {
             key: self._argument(value, path, module, key) for key, value in arguments.items()
@@ -141,8 +151,8 @@ class _Writer:
             if value is function:
                 return {"function": name}
         raise UnsupportedObjectError(
-            f"{_called(path, module)}: the argument {key!r} of its constructor is {value!r:.80}, which "
-            "is neither a plain value nor a module; save a Checkpoint, which needs no structure"
+            f"{_called(path, module)}: the argument {key!r} of its constructor is {value!r:.80}, "
+            "neither a plain value nor a module; save a Checkpoint, which needs no structure"
         )
 
 
@@ -161,7 +171,7 @@ class _Reader:
             return self._built[node["shared"]]
         cls = self._class(node, path)
         if cls in known.CONTAINERS:
-            module = cls()
+            module: nn.Module = cls()
             self._built[path] = module
             for key, child in node["children"]:
                 made = None if child is None else self.module(child, _dotted(path, key), device)
@@ -212,7 +222,9 @@ def _needs_values(module: nn.Module) -> bool:
     """Whether a module made by the user's code holds tensors that its state does not."""
     saved = module.state_dict().keys()
     buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
-    loose = any(isinstance(v, torch.Tensor) for part in module.modules() for v in vars(part).values())
+    loose = any(
+        isinstance(v, torch.Tensor) for part in module.modules() for v in vars(part).values()
+    )
     return bool(buffers - saved) or loose
 
 
@@ -234,16 +246,18 @@ def _refuse_hooks(module: nn.Module, path: str) -> None:
     for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
         if getattr(module, kind, None):
             raise UnsupportedObjectError(
-                f"{_called(path, module)} has hooks, which are code and cannot be saved: remove them "
-                "first, or save a Checkpoint, which needs no structure"
+                f"{_called(path, module)} has hooks, which are code and cannot be saved: remove "
+                "them first, or save a Checkpoint, which needs no structure"
             )
 
 
 def _called(path: str, module: nn.Module) -> str:
-    return f"the module {path!r} ({type(module).__name__})" if path else f"the model ({type(module).__name__})"
+    return (
+        f"the module {path!r} ({type(module).__name__})"
+        if path
+        else f"the model ({type(module).__name__})"
+    )
 
 
 def _dotted(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
-
-

@@ -42,7 +42,9 @@ class TensorLeaf:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if self._tensor.is_meta:
-            raise UnsupportedObjectError(f"{self._name} is on the meta device and has no value to save")
+            raise UnsupportedObjectError(
+                f"{self._name} is on the meta device and has no value to save"
+            )
         return to_array(self._tensor)
 
 

@@ -1,0 +1,127 @@
+"""What every storage must do, as tests."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from milepost.errors import PathNotFoundError
+from milepost.source import read_exactly
+from milepost.storage.base import Storage
+
+
+class StorageTests:
+    """Subclass it, and give it a `make`."""
+
+    def make(self, folder: Path) -> Storage:
+        """A new, empty storage; `folder` is an empty folder that it may use."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def storage(self, tmp_path: Path) -> Storage:
+        storage = self.make(tmp_path / "storage")
+        storage.prepare()
+        return storage
+
+    def read(self, storage: Storage, name: str) -> bytes:
+        source = storage.open(name)
+        try:
+            return bytes(read_exactly(source, 0, source.size))
+        finally:
+            source.close()
+
+    def test_what_is_written_can_be_read(self, storage: Storage) -> None:
+        storage.write("data/a", [b"one", memoryview(b"two")], 6)
+        assert self.read(storage, "data/a") == b"onetwo"
+        assert storage.list("data") == ["a"]
+
+    def test_reads_at_an_offset_up_to_the_end(self, storage: Storage) -> None:
+        storage.write("data/a", [b"0123456789"], 10)
+        source = storage.open("data/a")
+        buffer = memoryview(bytearray(4))
+        assert source.size == 10
+        assert source.read_into(3, buffer) == 4
+        assert bytes(buffer) == b"3456"
+        assert source.read_into(8, buffer) == 2
+        assert source.read_into(10, buffer) == 0
+        source.close()
+
+    def test_a_name_is_given_once(self, storage: Storage) -> None:
+        storage.write("data/a", [b"first"], 5)
+        with pytest.raises(FileExistsError):
+            storage.write("data/a", [b"second"], 6)
+        assert self.read(storage, "data/a") == b"first"
+
+    def test_replace_takes_the_place(self, storage: Storage) -> None:
+        storage.replace("data/a", [b"first"], 5)
+        storage.replace("data/a", [b"second"], 6)
+        assert self.read(storage, "data/a") == b"second"
+
+    def test_a_write_that_fails_leaves_nothing(self, storage: Storage) -> None:
+        def parts() -> Iterator[bytes]:
+            yield b"begun"
+            raise RuntimeError("no more")
+
+        with pytest.raises(RuntimeError):
+            storage.write("data/a", parts(), 10)
+        with pytest.raises(RuntimeError):
+            storage.replace("data/b", parts(), 10)
+        assert storage.list("data") == []
+
+    def test_what_is_not_there_is_not_found(self, storage: Storage) -> None:
+        assert storage.list("nothing") == []
+        with pytest.raises(PathNotFoundError):
+            storage.open("data/nothing")
+
+    def test_delete(self, storage: Storage) -> None:
+        storage.write("data/a", [b"a"], 1)
+        storage.write("data/b", [b"b"], 1)
+        storage.delete(["data/a", "data/never-was"])
+        assert storage.list("data") == ["b"]
+
+    def test_what_is_open_can_be_read_after_it_is_deleted(self, storage: Storage) -> None:
+        storage.write("data/a", [b"still there"], 11)
+        source = storage.open("data/a")
+        storage.delete(["data/a"])
+        assert bytes(read_exactly(source, 0, 11)) == b"still there"
+        source.close()
+
+    def test_shared_locks_go_together(self, storage: Storage) -> None:
+        with (
+            storage.lock(exclusive=False) as first,
+            storage.lock(exclusive=False, wait=False) as second,
+        ):
+            assert first
+            assert second
+
+    def test_an_exclusive_lock_is_held_alone(self, storage: Storage) -> None:
+        with storage.lock(exclusive=False), storage.lock(exclusive=True, wait=False) as held:
+            assert not held
+        with storage.lock(exclusive=True, wait=False) as held:
+            assert held
+            with storage.lock(exclusive=False, wait=False) as other:
+                assert not other
+
+    def test_a_lock_is_waited_for(self, storage: Storage) -> None:
+        order = []
+
+        def second() -> None:
+            with storage.lock(exclusive=True):
+                order.append("second")
+
+        with storage.lock(exclusive=True):
+            thread = threading.Thread(target=second)
+            thread.start()
+            thread.join(timeout=0.2)
+            order.append("first")
+        thread.join(timeout=30)
+        assert order == ["first", "second"]
+
+    def test_leftovers_are_removed_and_nothing_else(self, storage: Storage) -> None:
+        storage.write("data/a", [b"a"], 1)
+        with storage.lock(exclusive=True):
+            storage.remove_unfinished()
+        assert self.read(storage, "data/a") == b"a"

@@ -1,0 +1,42 @@
+"""What all tests share: running a program in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# One test process is one of several: none needs the whole machine.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run_program(tmp_path: Path) -> Run:
+    """Run Python code in a new process, in `tmp_path`; returns the finished process."""
+
+    def run(
+        code: str, *arguments: str, status: int | None = 0, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        finished = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code), *arguments],
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=280,
+        )
+        if status is not None:
+            assert finished.returncode == status, finished.stderr[-4000:]
+        return finished
+
+    return run

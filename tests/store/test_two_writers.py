@@ -1,0 +1,122 @@
+"""Two processes that write to the same store."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from milepost import errors
+from milepost.state import State
+from milepost.storage.local import LocalStorage
+from milepost.store import Store, Writer, prune, verify_store
+
+from .conftest import make_state
+
+RACE = """
+import sys, time
+import numpy as np
+from milepost import errors
+from milepost.state import State
+from milepost.storage.local import LocalStorage
+from milepost.store import Store, Writer
+
+me = int(sys.argv[1])
+writer = Writer(Store.open_or_create(LocalStorage("store")))
+open(f"ready-{me}", "w").close()
+import os
+while not os.path.exists("go"):
+    time.sleep(0.001)
+won = lost = 0
+for step in range(1, 31):
+    try:
+        writer.save(State({"who": np.full(1000, me), "step": step}), step)
+        won += 1
+    except errors.StepExistsError as error:
+        assert f"has step {step} already" in str(error)
+        lost += 1
+print(won, lost)
+"""
+
+
+def test_of_two_that_commit_the_same_step_one_wins(tmp_path: Path, run_program):
+    results = {}
+
+    def race(me: int) -> None:
+        results[me] = run_program(RACE, str(me)).stdout.split()
+
+    threads = [threading.Thread(target=race, args=(me,)) for me in (1, 2)]
+    for thread in threads:
+        thread.start()
+    while not all((tmp_path / f"ready-{me}").exists() for me in (1, 2)):
+        assert any(thread.is_alive() for thread in threads)
+    (tmp_path / "go").touch()
+    for thread in threads:
+        thread.join()
+    won = [int(results[me][0]) for me in (1, 2)]
+    lost = [int(results[me][1]) for me in (1, 2)]
+    assert won[0] + won[1] == 30
+    assert lost == [30 - won[0], 30 - won[1]]
+    store = Store.open(LocalStorage(tmp_path / "store"))
+    assert store.steps == list(range(1, 31))
+    assert list(verify_store(store)) == []
+    for checkpoint in store.values():
+        assert len(np.unique(np.asarray(checkpoint["who"]))) == 1
+    # A loser takes its pack back; if both won something, each has its own.
+    assert len(store.storage.list("data")) <= 30
+
+
+def test_the_loser_leaves_nothing_behind(tmp_path: Path):
+    first = Writer(Store.open_or_create(LocalStorage(tmp_path / "store")))
+    second = Writer(Store.open(LocalStorage(tmp_path / "store")))
+    first.save(make_state(1), 1)
+
+    class Sneaky:
+        """While the second process writes its pack, the first commits the same step."""
+
+        dtype, shape = np.dtype(np.float64), (4,)
+        reads = 0
+
+        def __array__(self, dtype=None, copy=None):
+            self.reads += 1
+            if self.reads == 2:
+                first.save(make_state(2), 2)
+            return np.full(4, 0.5)
+
+    with pytest.raises(errors.StepExistsError, match="has step 2 already.*another process"):
+        second.save(State({"sneaky": Sneaky()}), 2)
+    store = Store.open(LocalStorage(tmp_path / "store"))
+    assert store[2]["progress/epoch"] == 2
+    assert len(store.storage.list("data")) == 2
+
+
+def test_pruning_waits_for_a_save_that_is_under_way(tmp_path: Path):
+    """Or it could remove data that the save is about to refer to."""
+    writer = Writer(Store.open_or_create(LocalStorage(tmp_path / "store")))
+    writer.save(make_state(1), 1)
+    other = Store.open(LocalStorage(tmp_path / "store"))
+    pruned = threading.Event()
+    threads = []
+
+    class Slow:
+        dtype, shape = np.dtype(np.float64), (4,)
+        started = False
+
+        def __array__(self, dtype=None, copy=None):
+            if not self.started:
+                self.started = True
+                thread = threading.Thread(target=lambda: (prune(other, {2}), pruned.set()))
+                threads.append(thread)
+                thread.start()
+                assert not pruned.wait(0.3)
+            return np.full(4, 0.5)
+
+    state = make_state(1)
+    writer.save(State({**state.leaves, "slow": Slow()}), 2)
+    threads[0].join(timeout=30)
+    assert pruned.is_set()
+    store = Store.open(LocalStorage(tmp_path / "store"))
+    assert store.steps == [2]
+    assert list(verify_store(store)) == []
