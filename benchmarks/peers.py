@@ -40,11 +40,13 @@ Result = dict[str, Any]
 ENVIRONMENT = {
     "KERAS_BACKEND": "tensorflow",
     "TF_CPP_MIN_LOG_LEVEL": "3",
-    "TF_ENABLE_ONEDNN_OPTS": "0",
     "CUDA_VISIBLE_DEVICES": "",
     "JAX_PLATFORMS": "cpu",
 }
-PACKAGES = "milepost torch safetensors tensorflow keras orbax-checkpoint jax numpy".split()
+PACKAGES = (
+    *("milepost", "torch", "safetensors", "tensorflow"),
+    *("keras", "orbax-checkpoint", "jax", "numpy"),
+)
 # Widths of a stack of dense layers, relative: tensors from a few hundred bytes to 25 MB.
 RELATIVE_WIDTHS = (8, 1, 4, 1, 4, 1, 4, 1, 2, 2, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.125)
 PIECE = 16 << 20
@@ -61,7 +63,10 @@ def layer_widths(nbytes: int) -> list[int]:
 
 def state_shapes(widths: Sequence[int]) -> list[tuple[int, ...]]:
     """Shapes of a kernel and a bias per layer, three times: weights and both Adam moments."""
-    return 3 * [shape for a, b in pairwise(widths) for shape in ((a, b), (b,))]
+    layers: list[tuple[int, ...]] = []
+    for a, b in pairwise(widths):
+        layers += [(a, b), (b,)]
+    return 3 * layers
 
 
 class Peer(ABC):
@@ -111,14 +116,14 @@ class Raw(Peer):
         yield self.values
 
     def save(self, folder: str) -> None:
-        view = memoryview(self.values).cast("B")
+        view = self.values.data.cast("B")
         handle = os.open(f"{folder}/raw", os.O_CREAT | os.O_WRONLY)
         while view:
             view = view[os.write(handle, view[:PIECE]) :]
         os.close(handle)
 
     def load(self, folder: str) -> None:
-        view = memoryview(self.values).cast("B")
+        view = self.values.data.cast("B")
         with open(f"{folder}/raw", "rb", buffering=0) as file:
             while view:
                 view = view[file.readinto(view[:PIECE]) :]
@@ -211,20 +216,22 @@ class DistributedCheckpoint(TorchPeer):
 
     name, title = "dcp", "`torch.distributed.checkpoint`"
 
-    def save(self, folder: str) -> None:
+    def prepare(self, widths: Sequence[int]) -> None:
         import torch.distributed.checkpoint as dcp
-        from torch.distributed.checkpoint.state_dict import get_state_dict
+        from torch.distributed.checkpoint import state_dict
 
-        model, optimizer = get_state_dict(self.model, self.optimizer)
-        dcp.save({"model": model, "optimizer": optimizer}, checkpoint_id=f"{folder}/dcp")
+        self.dcp: Any = dcp
+        self.states: Any = state_dict
+        super().prepare(widths)
+
+    def save(self, folder: str) -> None:
+        model, optimizer = self.states.get_state_dict(self.model, self.optimizer)
+        self.dcp.save({"model": model, "optimizer": optimizer}, checkpoint_id=f"{folder}/dcp")
 
     def load(self, folder: str) -> None:
-        import torch.distributed.checkpoint as dcp
-        from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-
-        model, optimizer = get_state_dict(self.model, self.optimizer)
-        dcp.load({"model": model, "optimizer": optimizer}, checkpoint_id=f"{folder}/dcp")
-        set_state_dict(
+        model, optimizer = self.states.get_state_dict(self.model, self.optimizer)
+        self.dcp.load({"model": model, "optimizer": optimizer}, checkpoint_id=f"{folder}/dcp")
+        self.states.set_state_dict(
             self.model, self.optimizer, model_state_dict=model, optim_state_dict=optimizer
         )
 
@@ -243,7 +250,7 @@ class KerasPeer(Peer):
 
     def variables(self) -> list[Any]:
         both = [*self.model.variables, *self.model.optimizer.variables]
-        return [variable for variable in both if variable.shape]  # no counters
+        return [variable for variable in both if len(variable.shape)]  # no counters
 
     def fill(self, values: Values) -> None:
         for i, variable in enumerate(self.variables()):
@@ -335,13 +342,12 @@ class Orbax(Peer):
         import jax
         import orbax.checkpoint as ocp
 
-        self.jax = jax
+        self.jax: Any = jax
         self.checkpointer = ocp.StandardCheckpointer()
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         self.like = {
-            str(i): jax.ShapeDtypeStruct(
-                s, np.float32, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])
-            )
-            for i, s in enumerate(state_shapes(widths))
+            str(i): self.jax.ShapeDtypeStruct(shape, np.float32, sharding=here)
+            for i, shape in enumerate(state_shapes(widths))
         }
 
     def fill(self, values: Values) -> None:
@@ -436,7 +442,9 @@ def flips_noticed(peer: Peer, folder: str, seed: int) -> int:
         peer.forget()
         try:
             peer.load(folder)
-        except Exception:
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # of which torch's CheckpointException is one
             noticed += 1
         flip_bit(path, position)
     return noticed

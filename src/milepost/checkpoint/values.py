@@ -5,11 +5,15 @@ JAX programs do: a restored tree is a new one, and the natural form is a functio
 
 from __future__ import annotations
 
+import copy
 from typing import Any
+
+import numpy as np
 
 from milepost import frameworks
 from milepost.checkpoint.checkpoint import Checkpoint, Path, as_storage
 from milepost.errors import UsageError
+from milepost.frameworks.numpy import ARRAYS as scalars
 from milepost.frameworks.base import Saved
 from milepost.storage.base import Storage
 from milepost.store import SaveReport, Store
@@ -36,7 +40,8 @@ def load_state(
         like: a tree of the same structure, real or abstract (`jax.eval_shape`). The result
             has its containers, and its arrays' devices and sharding. Without it, the saved
             containers are made anew: dicts, lists, tuples and named tuples as they were,
-            objects of other classes as dicts, arrays as NumPy arrays.
+            objects of other classes as dicts, arrays as NumPy arrays. `like` itself stays as
+            it is, unless it holds what is always restored in place (modules, variables).
         options: those of `Checkpoint.restore`; they need `like`.
 
     Raises:
@@ -44,7 +49,7 @@ def load_state(
         RestoreRefusedError: the saved tree is not `like` that.
     """
     if like is not None:
-        checkpoint = Checkpoint(**{_NAME: like})
+        checkpoint = Checkpoint(**{_NAME: _copied(like)})
         checkpoint.restore(path, step, **options)
         return checkpoint.objects[_NAME]
     if options:
@@ -56,5 +61,21 @@ def load_state(
                 f"{snapshot.name} was not written by save_state; it holds "
                 f"{', '.join(snapshot.description.objects)}: restore them with a Checkpoint"
             )
-        saved = Saved({name: snapshot.read(name) for name in snapshot}, {}, frameworks.finder())
+        leaves = {name: snapshot.read(name) for name in snapshot}
+        saved = Saved(leaves, {}, frameworks.finder(), makers=scalars)
         return saved.build(_NAME, snapshot.description.objects[_NAME].structure)
+
+
+def _copied(tree: Any) -> Any:
+    """A tree with containers and NumPy arrays of its own, to be restored in place."""
+    if isinstance(tree, np.ndarray):
+        return tree.copy()
+    if isinstance(tree, tuple):
+        parts = [_copied(part) for part in tree]
+        return type(tree)._make(parts) if hasattr(tree, "_make") else type(tree)(parts)
+    if isinstance(tree, dict | list):
+        new: Any = copy.copy(tree)
+        for key in tree if isinstance(tree, dict) else range(len(tree)):
+            new[key] = _copied(tree[key])
+        return new
+    return tree

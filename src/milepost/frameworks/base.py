@@ -32,7 +32,7 @@ import numpy as np
 from milepost import tree
 from milepost.dtypes import Array
 from milepost.errors import UnsupportedObjectError
-from milepost.state import Leaf, ObjectInfo, Plain, Rule, State, ancestors, join
+from milepost.state import Leaf, ObjectInfo, Plain, Rule, State, ancestors, join, spec_of
 from milepost.tree import Structure
 
 
@@ -105,6 +105,10 @@ class Capture:
             raise UnsupportedObjectError(
                 f"two leaves have the name {name!r}: rename one of their keys"
             )
+        try:
+            spec_of(value)
+        except UnsupportedObjectError as error:
+            raise UnsupportedObjectError(f"{name}: {error}") from None
         self._leaves[name] = value
         if memory is not None and self._memory.setdefault(memory, name) != name:
             self._ties[name] = self._memory[memory]

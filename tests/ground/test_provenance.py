@@ -1,0 +1,149 @@
+"""What is recorded beside the leaves: versions, metrics, metadata, and nothing more."""
+
+from __future__ import annotations
+
+import decimal
+import math
+import platform
+import sys
+import types
+
+import numpy as np
+import pytest
+
+import milepost
+from milepost import provenance
+from milepost.errors import UsageError
+
+FRAMEWORKS = ("keras", "tensorflow", "torch", "jax", "flax", "optax", "equinox")
+
+
+@pytest.fixture
+def no_frameworks(monkeypatch):
+    for name in FRAMEWORKS:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+@pytest.mark.usefixtures("no_frameworks")
+def test_versions_are_those_of_milepost_python_and_numpy():
+    assert provenance.versions() == {
+        "milepost": milepost.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+
+
+@pytest.mark.usefixtures("no_frameworks")
+def test_a_framework_is_recorded_once_it_is_imported(monkeypatch):
+    module = types.ModuleType("jax")
+    module.__version__ = "0.99"
+    monkeypatch.setitem(sys.modules, "jax", module)
+    assert provenance.versions()["jax"] == "0.99"
+
+
+@pytest.mark.usefixtures("no_frameworks")
+def test_looking_for_versions_imports_nothing():
+    before = set(sys.modules)
+    provenance.versions()
+    assert set(sys.modules) == before
+
+
+@pytest.mark.usefixtures("no_frameworks")
+def test_a_framework_that_may_not_be_imported_is_left_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert "torch" not in provenance.versions()
+
+
+@pytest.mark.usefixtures("no_frameworks")
+def test_a_framework_without_a_version_is_left_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))
+    assert "torch" not in provenance.versions()
+
+
+def test_a_version_is_text_whatever_the_package_says(monkeypatch):
+    module = types.ModuleType("torch")
+    module.__version__ = (2, 6)
+    monkeypatch.setitem(sys.modules, "torch", module)
+    assert provenance.versions()["torch"] == "(2, 6)"
+
+
+@pytest.mark.parametrize("value", [3, 2**70, 0.5, -0.0, math.inf])
+def test_a_number_stays_as_it_is(value):
+    found = provenance.numbers({"loss": value})["loss"]
+    assert repr(found) == repr(value)
+
+
+def test_a_metric_may_be_nan():
+    assert math.isnan(provenance.numbers({"loss": math.nan})["loss"])
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (np.float32(0.5), 0.5),
+        (np.float64(0.1), 0.1),
+        (np.array(2.5), 2.5),
+        (decimal.Decimal("0.25"), 0.25),
+    ],
+)
+def test_a_scalar_of_another_kind_becomes_a_float(value, number):
+    found = provenance.numbers({"loss": value})["loss"]
+    assert type(found) is float
+    assert found == number
+
+
+@pytest.mark.parametrize("value", [None, "high", 1j, [1.0, 2.0], np.zeros(2), {"a": 1}])
+def test_a_metric_that_is_no_number_is_refused_by_name(value):
+    with pytest.raises(UsageError, match="metric 'accuracy' should be a number"):
+        provenance.numbers({"loss": 0.5, "accuracy": value})
+
+
+def test_metrics_keep_their_order_and_have_text_for_names():
+    assert list(provenance.numbers({"z": 1, 5: 2, "a": 3})) == ["z", "5", "a"]
+
+
+def test_metadata_is_given_as_it_will_be_read_back():
+    given = {"tags": ("a", "b"), 7: {True: None}, "text": "é\n", "number": 2**70, "x": 0.1}
+    assert provenance.json_values(given) == {
+        "tags": ["a", "b"],
+        "7": {"true": None},
+        "text": "é\n",
+        "number": 2**70,
+        "x": 0.1,
+    }
+
+
+def test_later_changes_of_the_callers_metadata_do_not_show():
+    tags = ["a"]
+    kept = provenance.json_values({"tags": tags})
+    tags.append("b")
+    assert kept == {"tags": ["a"]}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"bytes", {1, 2}, object(), math.nan, math.inf, np.float32(1), {(1, 2): 3}, [[1j]]],
+)
+def test_metadata_that_json_cannot_hold_is_refused(value):
+    with pytest.raises(UsageError, match="metadata must be JSON values"):
+        provenance.json_values({"key": value})
+
+
+def test_metadata_that_contains_itself_is_refused():
+    loop: list = []
+    loop.append(loop)
+    with pytest.raises(UsageError, match="metadata must be JSON values"):
+        provenance.json_values({"loop": loop})
+
+
+def test_metadata_nested_too_deep_is_refused():
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(UsageError, match="metadata must be JSON values"):
+        provenance.json_values({"deep": deep})
+
+
+def test_metadata_that_is_no_mapping_is_refused():
+    with pytest.raises(UsageError, match="metadata must be JSON values"):
+        provenance.json_values([1, 2])
