@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import importlib.metadata
 import json
 import math
@@ -22,8 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -31,10 +31,6 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
-# The value of the i-th array, of the shape given: made anew each time, so that a check after
-# loading needs no second copy of everything.
-Values = Callable[[int, tuple[int, ...]], Array]
-Result = dict[str, Any]
 
 # Must be set before the frameworks are imported, which only the measuring process does.
 ENVIRONMENT = {
@@ -43,12 +39,9 @@ ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",
     "JAX_PLATFORMS": "cpu",
 }
-PACKAGES = (
-    *("milepost", "torch", "safetensors", "tensorflow"),
-    *("keras", "orbax-checkpoint", "jax", "numpy"),
-)
+PACKAGES = "milepost torch safetensors tensorflow tensorflow-cpu keras orbax-checkpoint jax numpy"
 # Widths of a stack of dense layers, relative: tensors from a few hundred bytes to 25 MB.
-RELATIVE_WIDTHS = (8, 1, 4, 1, 4, 1, 4, 1, 2, 2, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.125)
+WIDTHS = (8, 1, 4, 1, 4, 1, 4, 1, 2, 2, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.125)
 PIECE = 16 << 20
 WARM_UP_BYTES = 1_000_000
 FLIPS = 16
@@ -56,77 +49,52 @@ FLIPS = 16
 
 def layer_widths(nbytes: int) -> list[int]:
     """Widths of dense layers whose fp32 weights and Adam state make about `nbytes` together."""
-    relative = sum(a * b for a, b in pairwise(RELATIVE_WIDTHS))
-    unit = math.sqrt(nbytes / 4 / 3 / relative)
-    return [max(1, round(unit * width)) for width in RELATIVE_WIDTHS]
+    unit = math.sqrt(nbytes / 4 / 3 / sum(a * b for a, b in pairwise(WIDTHS)))
+    return [max(1, round(unit * width)) for width in WIDTHS]
 
 
 def state_shapes(widths: Sequence[int]) -> list[tuple[int, ...]]:
-    """Shapes of a kernel and a bias per layer, three times: weights and both Adam moments."""
+    """A kernel and a bias per layer, three times: weights and both moments of Adam."""
     layers: list[tuple[int, ...]] = []
     for a, b in pairwise(widths):
         layers += [(a, b), (b,)]
     return 3 * layers
 
 
-class Peer(ABC):
-    """A contestant. `save` and `load` are timed; the rest serves to make and check the state."""
+def fresh(seed: int | None, i: int, shape: Sequence[int]) -> Array:
+    """What the i-th array holds: normally distributed, as weights are; zeros without a seed.
+
+    Can be made again for the check after loading, which so needs no copy of everything.
+    """
+    if seed is None:
+        return np.zeros(shape, np.float32)
+    return np.random.default_rng([seed, i]).standard_normal(tuple(shape), np.float32)
+
+
+class Peer:
+    """A contestant. These are its verbs, of which `save` and `load` are timed:
+
+    prepare(widths)  make the live objects
+    fill(seed)       give every array its value, by which all memory is touched
+    save(folder)     save to an empty folder, as the tool's documentation shows
+    forget()         zero the live objects: a load that does nothing must not pass
+    load(folder)     load into live objects: afterwards all values are in the process's memory
+    arrays()         what the arrays hold now, in the order of `fill`
+    """
 
     name: str
     title: str
+    module: str  # imported as `self.tool`
     durable = False  # whether `save` returns only when a loss of power costs nothing
 
-    @abstractmethod
-    def prepare(self, widths: Sequence[int]) -> None:
-        """Make the live objects, all of their memory touched."""
+    def __init__(self) -> None:
+        self.tool: Any = importlib.import_module(self.module)
 
-    @abstractmethod
-    def fill(self, values: Values) -> None:
-        """Give every array its value."""
-
-    @abstractmethod
-    def arrays(self) -> Iterator[Array]:
-        """What the arrays hold now, in the order of `fill`."""
-
-    @abstractmethod
-    def save(self, folder: str) -> None:
-        """Save to an empty folder, as the tool's documentation shows."""
-
-    @abstractmethod
-    def load(self, folder: str) -> None:
-        """Load into live objects: afterwards all values are in memory of the process."""
+    def fill(self, seed: int | None) -> None:
+        raise NotImplementedError
 
     def forget(self) -> None:
-        """Zero the live objects before loading: a load that does nothing must not pass."""
-        self.fill(lambda _, shape: np.zeros(shape, np.float32))
-
-
-class Raw(Peer):
-    """The floor: what the disk, and a copy from the page cache, cost without any format."""
-
-    name, title = "raw", "raw `os.write` / `readinto`"
-
-    def prepare(self, widths: Sequence[int]) -> None:
-        self.values = np.zeros(sum(map(math.prod, state_shapes(widths))), np.float32)
-
-    def fill(self, values: Values) -> None:
-        self.values[...] = values(0, self.values.shape)
-
-    def arrays(self) -> Iterator[Array]:
-        yield self.values
-
-    def save(self, folder: str) -> None:
-        view = self.values.data.cast("B")
-        handle = os.open(f"{folder}/raw", os.O_CREAT | os.O_WRONLY)
-        while view:
-            view = view[os.write(handle, view[:PIECE]) :]
-        os.close(handle)
-
-    def load(self, folder: str) -> None:
-        view = self.values.data.cast("B")
-        with open(f"{folder}/raw", "rb", buffering=0) as file:
-            while view:
-                view = view[file.readinto(view[:PIECE]) :]
+        self.fill(None)
 
 
 class TorchPeer(Peer):
@@ -135,7 +103,6 @@ class TorchPeer(Peer):
     def prepare(self, widths: Sequence[int]) -> None:
         import torch
 
-        self.torch: Any = torch
         self.model = torch.nn.Sequential(*(torch.nn.Linear(a, b) for a, b in pairwise(widths)))
         self.optimizer = torch.optim.Adam(self.model.parameters())
         for parameter in self.model.parameters():
@@ -144,96 +111,80 @@ class TorchPeer(Peer):
         self.optimizer.zero_grad()
 
     def tensors(self) -> dict[str, Any]:
-        """The live tensors, by names of ours."""
-        parameters = dict(self.model.named_parameters())
-        moments = {
-            f"{key}.{name}": self.optimizer.state[parameter][key]
-            for key in ("exp_avg", "exp_avg_sq")
-            for name, parameter in parameters.items()
-        }
-        return {name: parameter.data for name, parameter in parameters.items()} | moments
+        named = dict(self.model.named_parameters())
+        found = {name: parameter.data for name, parameter in named.items()}
+        for key in ("exp_avg", "exp_avg_sq"):
+            found |= {f"{key}.{name}": self.optimizer.state[p][key] for name, p in named.items()}
+        return found
 
-    def fill(self, values: Values) -> None:
-        for i, tensor in enumerate(self.tensors().values()):
-            tensor.copy_(self.torch.from_numpy(values(i, tuple(tensor.shape))))
+    def fill(self, seed: int | None) -> None:
+        for i, array in enumerate(self.arrays()):
+            array[...] = fresh(seed, i, array.shape)
 
-    def arrays(self) -> Iterator[Array]:
-        for tensor in self.tensors().values():
-            yield tensor.numpy()
+    def arrays(self) -> list[Array]:
+        return [tensor.numpy() for tensor in self.tensors().values()]
 
 
 class Milepost(TorchPeer):
-    name, title, durable = "milepost", "`milepost.Checkpoint` (PyTorch)", True
+    name, title = "milepost", "`milepost.Checkpoint` (PyTorch)"
+    module, durable = "milepost", True
 
     def save(self, folder: str) -> None:
-        import milepost
-
-        milepost.Checkpoint(model=self.model, optimizer=self.optimizer).save(f"{folder}/store")
+        checkpoint = self.tool.Checkpoint(model=self.model, optimizer=self.optimizer)
+        checkpoint.save(f"{folder}/store")
 
     def load(self, folder: str) -> None:
-        import milepost
-
         # Another object, as in another process: nothing remembered of the save helps.
-        milepost.Checkpoint(model=self.model, optimizer=self.optimizer).restore(f"{folder}/store")
+        checkpoint = self.tool.Checkpoint(model=self.model, optimizer=self.optimizer)
+        checkpoint.restore(f"{folder}/store")
 
 
 class TorchSave(TorchPeer):
-    name, title = "torch", "`torch.save` / `torch.load`"
+    name, title, module = "torch", "`torch.save` / `torch.load`", "torch"
 
     def save(self, folder: str) -> None:
         states = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        self.torch.save(states, f"{folder}/state.pt")
+        self.tool.save(states, f"{folder}/state.pt")
 
     def load(self, folder: str) -> None:
-        states = self.torch.load(f"{folder}/state.pt")
+        states = self.tool.load(f"{folder}/state.pt")
         self.model.load_state_dict(states["model"])
         self.optimizer.load_state_dict(states["optimizer"])
 
 
 class Safetensors(TorchPeer):
-    """Knows tensors only: the optimizer's go under names of ours.
+    """Knows tensors only: the optimizer's go under names of ours."""
 
-    `load_file` maps the file and reads little of it: only the copy to the live tensors does.
-    """
-
-    name, title = "safetensors", "`safetensors.torch`"
+    name, title, module = "safetensors", "`safetensors.torch`", "safetensors.torch"
 
     def save(self, folder: str) -> None:
-        from safetensors.torch import save_file
-
-        save_file(self.tensors(), f"{folder}/state.safetensors")
+        self.tool.save_file(self.tensors(), f"{folder}/state.safetensors")
 
     def load(self, folder: str) -> None:
-        from safetensors.torch import load_file
-
-        loaded = load_file(f"{folder}/state.safetensors")
+        # Maps the file, and may read little of it: the copy to the live tensors does.
+        loaded = self.tool.load_file(f"{folder}/state.safetensors")
         for name, tensor in self.tensors().items():
             tensor.copy_(loaded[name])
 
 
 class DistributedCheckpoint(TorchPeer):
-    """The documented recipe, in one process without a process group. Syncs its own files."""
+    """The documented recipe, in one process without a process group."""
 
     name, title = "dcp", "`torch.distributed.checkpoint`"
-
-    def prepare(self, widths: Sequence[int]) -> None:
-        import torch.distributed.checkpoint as dcp
-        from torch.distributed.checkpoint import state_dict
-
-        self.dcp: Any = dcp
-        self.states: Any = state_dict
-        super().prepare(widths)
+    module = "torch.distributed.checkpoint"
 
     def save(self, folder: str) -> None:
-        model, optimizer = self.states.get_state_dict(self.model, self.optimizer)
-        self.dcp.save({"model": model, "optimizer": optimizer}, checkpoint_id=f"{folder}/dcp")
+        from torch.distributed.checkpoint.state_dict import get_state_dict
+
+        model, optim = get_state_dict(self.model, self.optimizer)
+        self.tool.save({"model": model, "optim": optim}, checkpoint_id=f"{folder}/dcp")
 
     def load(self, folder: str) -> None:
-        model, optimizer = self.states.get_state_dict(self.model, self.optimizer)
-        self.dcp.load({"model": model, "optimizer": optimizer}, checkpoint_id=f"{folder}/dcp")
-        self.states.set_state_dict(
-            self.model, self.optimizer, model_state_dict=model, optim_state_dict=optimizer
-        )
+        from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+        model, optim = get_state_dict(self.model, self.optimizer)
+        self.tool.load({"model": model, "optim": optim}, checkpoint_id=f"{folder}/dcp")
+        set_state_dict(self.model, self.optimizer, model_state_dict=model, optim_state_dict=optim)
 
 
 class KerasPeer(Peer):
@@ -242,7 +193,6 @@ class KerasPeer(Peer):
     def prepare(self, widths: Sequence[int]) -> None:
         import keras
 
-        self.keras = keras
         layers = [keras.layers.Dense(width) for width in widths[1:]]
         self.model = keras.Sequential([keras.Input((widths[0],)), *layers])
         self.model.compile(optimizer="adam", loss="mse")
@@ -252,193 +202,197 @@ class KerasPeer(Peer):
         both = [*self.model.variables, *self.model.optimizer.variables]
         return [variable for variable in both if len(variable.shape)]  # no counters
 
-    def fill(self, values: Values) -> None:
+    def fill(self, seed: int | None) -> None:
         for i, variable in enumerate(self.variables()):
-            variable.assign(values(i, tuple(variable.shape)))
+            variable.assign(fresh(seed, i, variable.shape))
 
-    def arrays(self) -> Iterator[Array]:
-        for variable in self.variables():
-            yield np.asarray(variable)
+    def arrays(self) -> list[Array]:
+        return [np.asarray(variable) for variable in self.variables()]
 
 
 class TensorFlowCheckpoint(KerasPeer):
-    name, title = "tensorflow", "`tf.train.Checkpoint` (Keras)"
+    name, title, module = "tensorflow", "`tf.train.Checkpoint` (Keras)", "tensorflow"
+
+    def checkpoint(self) -> Any:
+        return self.tool.train.Checkpoint(model=self.model, optimizer=self.model.optimizer)
 
     def save(self, folder: str) -> None:
-        import tensorflow as tf
-
-        checkpoint = tf.train.Checkpoint(model=self.model, optimizer=self.model.optimizer)
-        checkpoint.save(f"{folder}/checkpoint")
+        self.checkpoint().save(f"{folder}/checkpoint")
 
     def load(self, folder: str) -> None:
-        import tensorflow as tf
-
-        checkpoint = tf.train.Checkpoint(model=self.model, optimizer=self.model.optimizer)
-        status = checkpoint.restore(tf.train.latest_checkpoint(folder))
+        status = self.checkpoint().restore(self.tool.train.latest_checkpoint(folder))
         status.assert_existing_objects_matched()
 
 
-class WholeKerasModel(KerasPeer):
+class KerasSave(KerasPeer):
     """Loading builds another model, so the one that was saved goes away before."""
+
+    name, title, module = "keras", "`model.save('.keras')` / `load_model`", "keras"
 
     def forget(self) -> None:
         self.model = None
-
-
-class KerasSave(WholeKerasModel):
-    name, title = "keras", "`model.save('.keras')` / `load_model`"
 
     def save(self, folder: str) -> None:
         self.model.save(f"{folder}/model.keras")
 
     def load(self, folder: str) -> None:
-        self.model = self.keras.saving.load_model(f"{folder}/model.keras")
+        self.model = self.tool.saving.load_model(f"{folder}/model.keras")
 
 
-class MilepostModel(WholeKerasModel):
-    name, title, durable = "milepost-keras", "`milepost.save_model` / `load_model` (Keras)", True
-
-    def save(self, folder: str) -> None:
-        import milepost
-
-        milepost.save_model(self.model, f"{folder}/model.safetensors")
-
-    def load(self, folder: str) -> None:
-        import milepost
-
-        self.model = milepost.load_model(f"{folder}/model.safetensors")
-
-
-class Numpy(Peer):
-    name, title = "numpy", "`numpy.savez` / `numpy.load`"
-
-    def prepare(self, widths: Sequence[int]) -> None:
-        self.state = {str(i): np.zeros(s, np.float32) for i, s in enumerate(state_shapes(widths))}
-
-    def fill(self, values: Values) -> None:
-        for i, array in enumerate(self.state.values()):
-            array[...] = values(i, array.shape)
-
-    def arrays(self) -> Iterator[Array]:
-        yield from self.state.values()
-
-    def forget(self) -> None:
-        self.state = {}
+class MilepostModel(KerasSave):
+    name, title = "milepost-keras", "`milepost.save_model` / `load_model` (Keras)"
+    module, durable = "milepost", True
 
     def save(self, folder: str) -> None:
-        np.savez(f"{folder}/state.npz", **self.state)  # type: ignore[arg-type]
+        self.tool.save_model(self.model, f"{folder}/model.safetensors")
 
     def load(self, folder: str) -> None:
-        with np.load(f"{folder}/state.npz") as file:
-            self.state = {name: file[name] for name in file.files}
+        self.model = self.tool.load_model(f"{folder}/model.safetensors")
 
 
 class Orbax(Peer):
-    """A tree of JAX arrays on the CPU; waits until the save, which runs aside, is finished."""
+    """A tree of JAX arrays on the CPU. Saves in the background, so is waited for."""
 
     name, title = "orbax", "Orbax `StandardCheckpointer` (JAX)"
+    module = "orbax.checkpoint"
 
     def prepare(self, widths: Sequence[int]) -> None:
-        import jax
-        import orbax.checkpoint as ocp
-
-        self.jax: Any = jax
-        self.checkpointer = ocp.StandardCheckpointer()
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        self.jax: Any = importlib.import_module("jax")
+        self.checkpointer = self.tool.StandardCheckpointer()
+        here = self.jax.sharding.SingleDeviceSharding(self.jax.devices()[0])
+        shapes = enumerate(state_shapes(widths))
         self.like = {
-            str(i): self.jax.ShapeDtypeStruct(shape, np.float32, sharding=here)
-            for i, shape in enumerate(state_shapes(widths))
+            str(i): self.jax.ShapeDtypeStruct(s, np.float32, sharding=here) for i, s in shapes
         }
 
-    def fill(self, values: Values) -> None:
-        made = {name: values(int(name), like.shape) for name, like in self.like.items()}
+    def fill(self, seed: int | None) -> None:
+        made = {i: fresh(seed, int(i), like.shape) for i, like in self.like.items()}
         self.state = self.jax.block_until_ready(self.jax.tree.map(self.jax.numpy.array, made))
 
-    def arrays(self) -> Iterator[Array]:
-        for name in self.like:
-            yield np.asarray(self.state[name])
+    def arrays(self) -> list[Array]:
+        return [np.asarray(self.state[i]) for i in self.like]
 
     def forget(self) -> None:
-        self.state = {}
+        self.state = None
 
     def save(self, folder: str) -> None:
         self.checkpointer.save(f"{folder}/orbax", self.state)
         self.checkpointer.wait_until_finished()
 
     def load(self, folder: str) -> None:
-        self.state = self.checkpointer.restore(f"{folder}/orbax", self.like)
-        self.jax.block_until_ready(self.state)
+        restored = self.checkpointer.restore(f"{folder}/orbax", self.like)
+        self.state = self.jax.block_until_ready(restored)
 
 
-_CLASSES: list[type[Peer]] = [
-    Milepost,
-    TorchSave,
-    Safetensors,
-    DistributedCheckpoint,
-    MilepostModel,
-    KerasSave,
-    TensorFlowCheckpoint,
-    Orbax,
-    Numpy,
-    Raw,
-]
-PEERS = {peer.name: peer for peer in _CLASSES}
+class Numpy(Peer):
+    name, title, module = "numpy", "`numpy.savez` / `numpy.load`", "numpy"
+
+    def prepare(self, widths: Sequence[int]) -> None:
+        self.shapes = state_shapes(widths)
+
+    def fill(self, seed: int | None) -> None:
+        self.state = {str(i): fresh(seed, i, shape) for i, shape in enumerate(self.shapes)}
+
+    def arrays(self) -> list[Array]:
+        return list(self.state.values())
+
+    def forget(self) -> None:
+        self.state = {}
+
+    def save(self, folder: str) -> None:
+        self.tool.savez(f"{folder}/state.npz", **self.state)
+
+    def load(self, folder: str) -> None:
+        with self.tool.load(f"{folder}/state.npz") as file:
+            self.state = {name: file[name] for name in file.files}
 
 
-def measure(name: str, folder: str, nbytes: int, seed: int) -> Result:
+class Raw(Peer):
+    """The floor: what the disk, and a copy from the page cache, cost without any format."""
+
+    name, title, module = "raw", "floor: `os.write` / `readinto`", "os"
+
+    def prepare(self, widths: Sequence[int]) -> None:
+        self.array = np.zeros(sum(map(math.prod, state_shapes(widths))), np.float32)
+
+    def fill(self, seed: int | None) -> None:
+        self.array[...] = fresh(seed, 0, self.array.shape)
+
+    def arrays(self) -> list[Array]:
+        return [self.array]
+
+    def save(self, folder: str) -> None:
+        view = self.array.data.cast("B")
+        handle = os.open(f"{folder}/raw", os.O_CREAT | os.O_WRONLY)
+        while view:
+            view = view[os.write(handle, view[:PIECE]) :]
+        os.close(handle)
+
+    def load(self, folder: str) -> None:
+        view = self.array.data.cast("B")
+        with open(f"{folder}/raw", "rb", buffering=0) as file:
+            while view:
+                view = view[file.readinto(view[:PIECE]) :]
+
+
+_TORCH = [Milepost, TorchSave, Safetensors, DistributedCheckpoint]
+_OTHERS = [MilepostModel, KerasSave, TensorFlowCheckpoint, Orbax, Numpy, Raw]
+PEERS: dict[str, Any] = {peer.name: peer for peer in [*_TORCH, *_OTHERS]}
+
+
+def measure(name: str, folder: str, nbytes: int, seed: int) -> dict[str, float]:
     """All that is measured of one contestant in one round. Runs in a process of its own."""
     with tempfile.TemporaryDirectory(dir=folder) as own:
-        small, large = os.path.join(own, "small"), os.path.join(own, "large")
-        peer = PEERS[name]()
-        cycle(peer, small, WARM_UP_BYTES, seed)  # imports, threads, first-time code
-        result = cycle(PEERS[name](), large, nbytes, seed)
-        return result | {"noticed": flips_noticed(peer, small, seed)}
+        small = PEERS[name]()
+        cycle(small, f"{own}/small", WARM_UP_BYTES, seed)  # imports, threads, first-time code
+        result = cycle(PEERS[name](), f"{own}/large", nbytes, seed)
+        return result | {"noticed": flips_noticed(small, f"{own}/small", seed)}
 
 
-def cycle(peer: Peer, folder: str, nbytes: int, seed: int) -> Result:
+def cycle(peer: Any, folder: str, nbytes: int, seed: int) -> dict[str, float]:
     """Save, sync and load once, and check that what was loaded is what was saved."""
     os.mkdir(folder)
     peer.prepare(layer_widths(nbytes))
-    peer.fill(fresh_values(seed))
-    gc.collect()
+    peer.fill(seed)
+    use_free_memory(nbytes)
     os.sync()  # what others have left to write is not ours to wait for
     began = time.perf_counter()
     peer.save(folder)
     saved = time.perf_counter()
     if not peer.durable:
         sync_all(folder)
-    synced = time.perf_counter()
+    synced = saved if peer.durable else time.perf_counter()
     peer.forget()
-    gc.collect()
-    size = sum(map(read_through, files_below(folder)))  # and so the page cache is warm
+    # Reading the files gives their size, and warms the page cache.
+    size = sum(np.fromfile(path, np.uint8).size for path in files_below(folder))
+    use_free_memory(nbytes)
     loading = time.perf_counter()
     peer.load(folder)
     loaded = time.perf_counter()
-    if not holds(peer, seed):
-        raise SystemExit(f"{peer.title}: what was loaded is not what was saved")
-    durable = saved - began if peer.durable else synced - began
-    return {"save": saved - began, "durable": durable, "load": loaded - loading, "size": size}
+    for i, array in enumerate(peer.arrays()):
+        if not np.array_equal(array, fresh(seed, i, array.shape)):
+            raise SystemExit(f"{peer.title}: array {i} was not loaded as it was saved")
+    times = {"save": saved - began, "durable": synced - began, "load": loaded - loading}
+    return times | {"size": size}
 
 
-def fresh_values(seed: int) -> Values:
-    """Normally distributed, as weights are: nothing that compresses or deduplicates well."""
-    return lambda i, shape: np.random.default_rng([seed, i]).standard_normal(shape, np.float32)
+def use_free_memory(nbytes: int) -> None:
+    """Touch as much memory as any contestant needs beside its state, and free it again.
+
+    A virtual machine may give free memory back to its host, and then pays for it when it is
+    used next, ten times what writing there costs: by chance, and not the contestant's doing.
+    """
+    gc.collect()
+    np.ones(4 * nbytes, np.uint8)
 
 
-def holds(peer: Peer, seed: int) -> bool:
-    """Whether the live arrays are what `fill` gave them."""
-    value = fresh_values(seed)
-    same = [np.array_equal(array, value(i, array.shape)) for i, array in enumerate(peer.arrays())]
-    return bool(same) and all(same)
-
-
-def flips_noticed(peer: Peer, folder: str, seed: int) -> int:
-    """Of `FLIPS` single bits flipped in the middle of the data, how many a load refuses."""
+def flips_noticed(peer: Any, folder: str, seed: int) -> int:
+    """Of `FLIPS` single bits flipped in the midst of the data, how many make a load fail."""
     path = max(files_below(folder), key=os.path.getsize)
-    size = os.path.getsize(path)
-    noticed = 0
-    for position in random.Random(seed).sample(range(size // 4, size * 3 // 4), FLIPS):
-        flip_bit(path, position)
+    data, noticed = np.memmap(path, np.uint8, "r+"), 0
+    middle = range(data.size // 4, data.size * 3 // 4)
+    for position in random.Random(seed).sample(middle, FLIPS):
+        data[position] ^= 16
         peer.forget()
         try:
             peer.load(folder)
@@ -446,29 +400,12 @@ def flips_noticed(peer: Peer, folder: str, seed: int) -> int:
             raise
         except BaseException:  # of which torch's CheckpointException is one
             noticed += 1
-        flip_bit(path, position)
+        data[position] ^= 16
     return noticed
-
-
-def flip_bit(path: str, position: int) -> None:
-    with open(path, "r+b") as file:
-        file.seek(position)
-        byte = file.read(1)[0]
-        file.seek(position)
-        file.write(bytes([byte ^ 0x10]))
 
 
 def files_below(folder: str) -> list[str]:
     return [os.path.join(at, name) for at, _, names in os.walk(folder) for name in names]
-
-
-def read_through(path: str) -> int:
-    """Read a file to its end; returns its size."""
-    size = 0
-    with open(path, "rb") as file:
-        while piece := file.read(PIECE):
-            size += len(piece)
-    return size
 
 
 def sync_all(folder: str) -> None:
@@ -479,16 +416,19 @@ def sync_all(folder: str) -> None:
         os.close(handle)
 
 
-def run_rounds(folder: str, nbytes: int, rounds: int, seed: int) -> dict[str, list[Result]]:
+Results = dict[str, list[dict[str, float]]]
+
+
+def run_rounds(folder: str, options: argparse.Namespace) -> Results:
     """Measure every contestant in every round, in an order that differs from round to round."""
-    chance = random.Random(seed)
-    results: dict[str, list[Result]] = {name: [] for name in PEERS}
-    for number in range(rounds):
+    chance = random.Random(options.seed)
+    results: Results = {name: [] for name in PEERS}
+    for number in range(options.rounds):
         order = chance.sample(list(PEERS), len(PEERS))
-        print(f"round {number + 1} of {rounds}: {', '.join(order)}", file=sys.stderr)
+        print(f"round {number + 1} of {options.rounds}: {', '.join(order)}", file=sys.stderr)
         for name in order:
             command = [sys.executable, __file__, "--one", name, "--folder", folder]
-            command += ["--megabytes", str(nbytes / 1e6), "--seed", str(seed + number)]
+            command += ["--megabytes", str(options.megabytes), "--seed", str(options.seed + number)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 raise SystemExit(f"{name} failed:\n{done.stdout}{done.stderr}")
@@ -496,32 +436,34 @@ def run_rounds(folder: str, nbytes: int, rounds: int, seed: int) -> dict[str, li
     return results
 
 
-def report(results: dict[str, list[Result]], nbytes: int, rounds: int, seed: int) -> str:
-    """The table, and what a reader needs to know to repeat it."""
-    shapes = state_shapes(layer_widths(nbytes))
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+def table(results: Results, options: argparse.Namespace) -> str:
+    """The results in Markdown, with what a reader needs to know to repeat them."""
+    shapes = state_shapes(layer_widths(round(options.megabytes * 1e6)))
+    installed = {
+        d.name.lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()
+    }
+    versions = [f"{name} {installed[name]}" for name in PACKAGES.split() if name in installed]
     lines = [
-        f"{sum(map(math.prod, shapes)) * 4 / 1e6:.0f} MB of state in {len(shapes)} fp32 arrays "
-        f"(weights and both moments of Adam); median of {rounds} rounds (lowest-highest), "
-        f"then the ratio to the first row; seed {seed}.",
+        f"{sum(map(math.prod, shapes)) * 4 / 1e6:.0f} MB of state in {len(shapes)} fp32 arrays. "
+        f"Median of {options.rounds} rounds (lowest-highest), ratio to the first row's median; "
+        f"seed {options.seed}.",
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, {versions}.",
+        f"Python {platform.python_version()}, {', '.join(versions)}.",
         "",
         "| | save | save, durable | load | on disk | flipped bits noticed |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, measured in results.items():
-        times = [cell(results, name, key) for key in ("save", "durable", "load")]
+        cells = [PEERS[name].title, *(cell(results, name, k) for k in ("save", "durable", "load"))]
         if PEERS[name].durable:
-            times[1] = "the same: durable by itself"
-        noticed = sum(result["noticed"] for result in measured)
-        size = f"{statistics.median(result['size'] for result in measured) / 1e6:.1f} MB"
-        cells = [PEERS[name].title, *times, size, f"{noticed} of {FLIPS * len(measured)}"]
+            cells[2] = "the same: durable by itself"
+        cells.append(f"{statistics.median(r['size'] for r in measured) / 1e6:.1f} MB")
+        cells.append(f"{sum(r['noticed'] for r in measured)} of {FLIPS * len(measured)}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def cell(results: dict[str, list[Result]], name: str, key: str) -> str:
+def cell(results: Results, name: str, key: str) -> str:
     seconds = [result[key] for result in results[name]]
     middle = statistics.median(seconds)
     ratio = middle / statistics.median(result[key] for result in results[Milepost.name])
@@ -529,26 +471,29 @@ def cell(results: dict[str, list[Result]], name: str, key: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--megabytes", type=float, default=400, help="size of the state")
-    parser.add_argument("--seed", type=int, default=0, help="of the order, and of the values")
+    parser.add_argument("--seed", type=int, default=0, help="of the order and of the values")
     parser.add_argument("--folder", default=".", help="on the disk to measure; left as it was")
-    parser.add_argument("--output", help="a file to write the table to, too")
+    parser.add_argument("--output", help="a file that the table is written to, too")
     parser.add_argument("--one", choices=PEERS, help="measure one contestant once, print JSON")
     options = parser.parse_args()
-    nbytes, folder = round(options.megabytes * 1e6), os.path.abspath(options.folder)
+    folder = os.path.abspath(options.folder)
     if options.one:
         os.environ.update(ENVIRONMENT)
+        nbytes = round(options.megabytes * 1e6)
         print(json.dumps(measure(options.one, folder, nbytes, options.seed)))
         return
     with tempfile.TemporaryDirectory(dir=folder, prefix=".peers-") as own:
-        results = run_rounds(own, nbytes, options.rounds, options.seed)
-    table = report(results, nbytes, options.rounds, options.seed)
-    print(table)
+        # Large files come and go here: none of them may end up in a commit made meanwhile.
+        with open(f"{own}/.gitignore", "w", encoding="utf-8") as file:
+            file.write("*\n")
+        results = run_rounds(own, options)
+    print(table(results, options))
     if options.output:
         with open(options.output, "w", encoding="utf-8") as file:
-            file.write(table + "\n")
+            file.write(table(results, options) + "\n")
 
 
 if __name__ == "__main__":

@@ -122,7 +122,9 @@ def test_a_dict_gains_keys_and_nested_containers(tmp_path: Path):
 def test_a_key_that_was_not_saved_is_missing(tmp_path: Path):
     Checkpoint(progress={"epoch": 1}).save(tmp_path)
     progress = {"epoch": 0, "best": 7}
-    with pytest.raises(errors.RestoreRefusedError, match="progress/best: expected int, found nothing"):
+    with pytest.raises(
+        errors.RestoreRefusedError, match="progress/best: expected int, found nothing"
+    ):
         Checkpoint(progress=progress).restore(tmp_path)
     assert progress == {"epoch": 0, "best": 7}
     Checkpoint(progress=progress).restore(tmp_path, strict=False)
@@ -195,13 +197,17 @@ def test_an_object_of_no_known_kind_says_which_leaf(tmp_path: Path):
     class Unknown:
         pass
 
-    with pytest.raises(errors.UnsupportedObjectError, match=r"config/inner/1 is a .*Unknown.*state_dict"):
+    with pytest.raises(
+        errors.UnsupportedObjectError, match=r"config/inner/1 is a .*Unknown.*state_dict"
+    ):
         Checkpoint(config={"inner": [1, Unknown()]}).save(tmp_path / "store")
     assert not (tmp_path / "store").exists()
 
 
 def test_a_lambda_cannot_be_saved_and_says_so(tmp_path: Path):
-    with pytest.raises(errors.UnsupportedObjectError, match="schedule/fn is the function '<lambda>'"):
+    with pytest.raises(
+        errors.UnsupportedObjectError, match="schedule/fn is the function '<lambda>'"
+    ):
         Checkpoint(schedule={"fn": lambda x: x}).save(tmp_path)
     with pytest.raises(errors.UnsupportedObjectError, match="dtype object cannot be saved"):
         Checkpoint(a=np.array([object()])).save(tmp_path)

@@ -102,7 +102,9 @@ def test_a_damaged_manifest_is_warned_of_and_stops_nothing(tmp_path: Path):
         manager.save(step)
     (tmp_path / "checkpoints" / f"{1:020d}.json").write_bytes(b"")
     with pytest.warns(UserWarning, match="no data was removed.*0001.json is damaged"):
-        CheckpointManager(Checkpoint(a=np.ones(4)), tmp_path, keep=KeepLast(1) | KeepSteps(1)).save(3)
+        CheckpointManager(Checkpoint(a=np.ones(4)), tmp_path, keep=KeepLast(1) | KeepSteps(1)).save(
+            3
+        )
     manager.close()
     assert steps(tmp_path) == [1, 3]
 
@@ -178,6 +180,15 @@ def test_restore_or_initialize(tmp_path: Path):
         state["step"] = 0
         assert manager.restore_or_initialize().step == 4
         assert state == {"step": 4}
+
+
+def test_an_empty_folder_is_a_fresh_start_and_another_is_an_error(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    with CheckpointManager(Checkpoint(a=1), tmp_path / "empty") as manager:
+        assert manager.restore_or_initialize() is None
+    with CheckpointManager(Checkpoint(a=1), tmp_path) as manager:
+        with pytest.raises(errors.NotAStoreError):
+            manager.restore_or_initialize()
 
 
 def test_a_checkpoint_that_cannot_be_restored_is_an_error_not_a_fresh_start(tmp_path: Path):

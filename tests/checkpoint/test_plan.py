@@ -42,7 +42,10 @@ def test_an_exact_plan_lists_every_leaf(store: Path):
     plan = Checkpoint(model=fresh(), progress={"epoch": 0}).plan(store)
     assert plan.is_exact
     assert plan.count("exact") == len(plan.entries) == 5
-    assert [entry.name for entry in plan.entries][:2] == ["model/encoder/kernel", "model/encoder/bias"]
+    assert [entry.name for entry in plan.entries][:2] == [
+        "model/encoder/kernel",
+        "model/encoder/bias",
+    ]
     assert plan.step == 1
 
 
@@ -131,7 +134,10 @@ def test_rename_of_nothing_is_a_mistake(store: Path):
     [
         (["model/encoder"], {"encoder/kernel": 12, "encoder/bias": 4, "head/kernel": 0}),
         (["*/kernel"], {"encoder/kernel": 12, "encoder/bias": 0, "head/kernel": 16}),
-        (["model/head/kernel", "progress"], {"encoder/kernel": 0, "encoder/bias": 0, "head/kernel": 16}),
+        (
+            ["model/head/kernel", "progress"],
+            {"encoder/kernel": 0, "encoder/bias": 0, "head/kernel": 16},
+        ),
     ],
 )
 def test_only_some_leaves(store: Path, only, expected):
@@ -152,7 +158,9 @@ def test_only_leaves_lists_alone_that_it_does_not_name(tmp_path: Path):
 
 
 def test_only_of_nothing_is_a_mistake(store: Path):
-    with pytest.raises(errors.UsageError, match="'optimizer'.*neither the objects nor the snapshot"):
+    with pytest.raises(
+        errors.UsageError, match="'optimizer'.*neither the objects nor the snapshot"
+    ):
         Checkpoint(model=fresh()).restore(store, only=["optimizer"])
     with pytest.raises(errors.UsageError, match="write only=\\['model'\\]"):
         Checkpoint(model=fresh()).restore(store, only="model")

@@ -74,9 +74,11 @@ def test_names_read_like_the_module(tmp_path):
     names = list(milepost.open(tmp_path).latest)
     assert "model/blocks/0/kernel" in names
     assert "model/dropout/rngs/key/data" in names
-    assert sum(name.endswith("linear/kernel") for name in names) + sum(
-        name.endswith("again/kernel") for name in names
-    ) == 1  # shared, so saved once
+    assert (
+        sum(name.endswith("linear/kernel") for name in names)
+        + sum(name.endswith("again/kernel") for name in names)
+        == 1
+    )  # shared, so saved once
 
 
 def test_modules_are_restored_in_place(tmp_path):

@@ -6,13 +6,13 @@ import dataclasses
 import functools
 from typing import Any, NamedTuple
 
-import flax.linen as linen
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import optax
 import pytest
+from flax import linen
 from flax.core import FrozenDict
 from flax.training.train_state import TrainState
 

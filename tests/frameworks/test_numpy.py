@@ -28,7 +28,9 @@ class TestScalars(FrameworkTests):
         return np.float16(value * 2)
 
 
-@pytest.mark.parametrize("kind", [np.random.PCG64, np.random.MT19937, np.random.Philox, np.random.SFC64])
+@pytest.mark.parametrize(
+    "kind", [np.random.PCG64, np.random.MT19937, np.random.Philox, np.random.SFC64]
+)
 class TestGenerators:
     def test_it_goes_on_from_where_it_was(self, tmp_path, kind):
         generator = np.random.Generator(kind(7))

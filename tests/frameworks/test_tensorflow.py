@@ -74,7 +74,8 @@ def test_names_read_like_the_module(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "dtype", [tf.bool, tf.int8, tf.uint16, tf.int64, tf.float16, tf.bfloat16, tf.float64, tf.complex64]
+    "dtype",
+    [tf.bool, tf.int8, tf.uint16, tf.int64, tf.float16, tf.bfloat16, tf.float64, tf.complex64],
 )
 def test_dtypes(tmp_path, dtype):
     variable = tf.Variable(tf.cast([1, 0, 1], dtype))
@@ -94,7 +95,9 @@ def test_symbolic_tensors_are_refused(tmp_path):
     def step(x):
         Checkpoint(x=x).save(tmp_path)
 
-    with pytest.raises(errors.UnsupportedObjectError, match="x is symbolic.*outside of tf.function"):
+    with pytest.raises(
+        errors.UnsupportedObjectError, match="x is symbolic.*outside of tf.function"
+    ):
         step(tf.ones(3))
 
 

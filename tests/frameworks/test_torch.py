@@ -333,7 +333,10 @@ def test_strided_empty_scalar_and_conjugate_tensors(tmp_path, make):
     ("make", "reason"),
     [
         (lambda: torch.eye(3).to_sparse(), "layout torch.sparse_coo"),
-        (lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "dtype torch.qint8"),
+        (
+            lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
+            "dtype torch.qint8",
+        ),
         (lambda: torch.ones(2, device="meta"), "on the meta device"),
         (lambda: nn.LazyLinear(3), "is lazy; run one batch first"),
     ],

@@ -29,6 +29,9 @@ from milepost.state import LeafSpec
 DIGEST = digest.digest(b"")
 CHECKSUM = digest.checksum(b"")
 
+# The only chunk of an array without dimensions.
+SCALAR_CHUNK = {"digest": DIGEST, "checksum": CHECKSUM, "file": 0, "position": 0}
+
 shapes = st.lists(st.integers(0, 6), max_size=4).map(tuple)
 cuts = st.tuples(shapes, st.integers(1, 16), st.integers(1, 200))
 # A high surrogate before a low one is another character once it is UTF-16: left out here.
@@ -134,6 +137,8 @@ def test_a_large_array_is_cut_into_chunks_of_the_default_size():
 @example(value=5e-324)
 @example(value=1.7976931348623157e308)
 @example(value="a\ud800b")
+@example(value="\ud800")
+@example(value="\udfff")
 @example(value="\udfff\ud800")
 @example(value="\x00\ufeff\U0010ffff")
 @example(value=10**3990)
@@ -190,6 +195,7 @@ def test_a_subclass_of_a_plain_type_is_written_as_its_base(base):
         ),
         *({"float": 0.5}, {"float": "0.5"}, {"float": "NaN"}, {"float": "infinity"}, {"float": []}),
         *({"utf-16": "AA=="}, {"utf-16": "*"}, {"utf-16": 5}),
+        *({"number": "1"}, {"number": "nan"}, {"text": "AAA="}, {"": ""}),
     ],
 )
 def test_what_is_no_plain_value_is_damage(encoded):
@@ -340,6 +346,8 @@ def test_a_chunk_that_is_not_as_the_format_says_is_damage(changes):
             for c in (None, 5, "ab", [5], ["ab"], [None])
         ),
         {"dtype": "int8", "shape": [0] * 65, "chunks": []},
+        {"dtype": "int8", "shape": [2**63, 0], "chunks": []},
+        *({"dtype": "int8", "shape": s, "chunks": [SCALAR_CHUNK]} for s in ({}, "", None, False)),
         {"dtype": "int8", "shape": [1], "chunks": []},
         {"dtype": "int8", "shape": [], "chunks": []},
     ],
@@ -347,6 +355,11 @@ def test_a_chunk_that_is_not_as_the_format_says_is_damage(changes):
 def test_what_is_no_record_is_damage(encoded):
     with pytest.raises(DamagedError):
         decode(encoded, "a", [1000])
+
+
+def test_an_array_without_dimensions_has_one_chunk_that_needs_no_box():
+    encoded = {"dtype": "int8", "shape": [], "chunks": [SCALAR_CHUNK]}
+    assert decode(encoded, "a", [1]).chunks == (Chunk((), (), DIGEST, CHECKSUM, 0, 0, 1),)
 
 
 def test_sixty_four_dimensions_are_accepted():
@@ -398,6 +411,13 @@ def test_an_array_without_dimensions_cannot_have_two_chunks():
     encoded["chunks"] *= 2
     with pytest.raises(DamagedError, match="do not cover its shape"):
         decode(encoded, "a", [end])
+
+
+def test_chunks_may_tile_an_array_in_any_pattern():
+    boxes = [([0, 2], [2, 1]), ([1, 0], [1, 2]), ([0, 0], [1, 2])]
+    chunks = [{**SCALAR_CHUNK, "offset": offset, "shape": shape} for offset, shape in boxes]
+    encoded = {"dtype": "int8", "shape": [2, 3], "chunks": chunks}
+    assert len(decode(encoded, "a", [2]).chunks) == 3
 
 
 @given(

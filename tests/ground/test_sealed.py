@@ -139,6 +139,12 @@ def test_a_newer_format_under_an_unknown_digest_asks_for_an_upgrade():
         unseal("manifest", document(body, claimed="sha9:00"), "x")
 
 
+@pytest.mark.parametrize("claimed", ["", "blake", "sha9:xyz"])
+def test_a_newer_format_under_a_digest_that_is_none_is_damage(claimed):
+    with pytest.raises(DamagedError, match="is no digest"):
+        unseal("manifest", document(b'{"format":2}', claimed=claimed), "x")
+
+
 def test_a_newer_format_whose_digest_is_wrong_is_damage():
     with pytest.raises(DamagedError):
         unseal("manifest", document(b'{"format":2}', claimed=digest.digest(b"other")), "x")

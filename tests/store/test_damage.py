@@ -84,7 +84,12 @@ def test_a_damaged_pack_names_file_leaf_and_the_newest_intact_step(folder: Path)
     assert pack.name in message
     assert "'own'" in message
     assert "newest intact step is 1: restore with step=1" in message
-    check(store[1], State({"shared": np.arange(6, dtype=np.float32), "own": np.arange(4) + 1, "note": "step 1"}))
+    check(
+        store[1],
+        State(
+            {"shared": np.arange(6, dtype=np.float32), "own": np.arange(4) + 1, "note": "step 1"}
+        ),
+    )
 
 
 def test_a_damaged_manifest_names_the_newest_intact_step(folder: Path):
@@ -99,7 +104,9 @@ def test_a_missing_pack(folder: Path):
     first.unlink()
     store = Store.open(LocalStorage(folder))
     assert np.asarray(store[2]["own"]).tolist() == [2, 3, 4, 5]  # it lies in the other one
-    with pytest.raises(errors.DamagedError, match=f"{first.name} is missing.*no other step is intact"):
+    with pytest.raises(
+        errors.DamagedError, match=f"{first.name} is missing.*no other step is intact"
+    ):
         store[2].read("shared")
     assert f"{first.name}: is missing" in str(verify(folder)[0])
     second.unlink()
@@ -149,4 +156,3 @@ def _flip(file: Path, position: int) -> None:
     data = bytearray(file.read_bytes())
     data[position] ^= 1
     file.write_bytes(data)
-

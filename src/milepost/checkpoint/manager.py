@@ -13,7 +13,7 @@ from typing import Any, Self
 from milepost.checkpoint.checkpoint import Checkpoint, Path, as_storage
 from milepost.checkpoint.keep import Keep
 from milepost.checkpoint.plan import RestorePlan
-from milepost.errors import PathNotFoundError, UsageError
+from milepost.errors import UsageError
 from milepost.storage.base import Storage
 from milepost.store import SaveReport, Store, prune
 
@@ -93,10 +93,7 @@ class CheckpointManager:
         Takes the options of `Checkpoint.restore`. Returns its plan, or None if there was
         nothing to restore. A checkpoint that is there but cannot be restored is an error.
         """
-        try:
-            if not Store.open(self._storage).steps:
-                return None
-        except PathNotFoundError:
+        if Store.is_absent(self._storage) or not Store.open(self._storage).steps:
             return None
         return self.checkpoint.restore(self._storage, step, **options)
 

@@ -13,8 +13,8 @@ import numpy as np
 from milepost import frameworks
 from milepost.checkpoint.checkpoint import Checkpoint, Path, as_storage
 from milepost.errors import UsageError
-from milepost.frameworks.numpy import ARRAYS as scalars
 from milepost.frameworks.base import Saved
+from milepost.frameworks.numpy import ARRAYS as scalars
 from milepost.storage.base import Storage
 from milepost.store import SaveReport, Store
 

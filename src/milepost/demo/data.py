@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
+
+import keras
 
 Array = npt.NDArray[Any]
 

@@ -28,9 +28,9 @@ def report(event: str, **values: Any) -> None:
 
 
 def train(folder: str, run: str, die_in_epoch: int | None) -> None:
-    import keras
     import numpy as np
 
+    import keras
     import milepost
     from milepost.demo.data import Digits
     from milepost.demo.images import load_digits

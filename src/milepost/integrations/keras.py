@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import keras
-
 from milepost.checkpoint import Checkpoint, CheckpointManager, Keep
 from milepost.errors import UsageError
 from milepost.frameworks.random import RandomState, RememberedRandomness
@@ -94,15 +93,19 @@ class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def _continue_epoch(self) -> None:
         """Go to where the checkpoint was, in the middle of this epoch.
 
-        `fit` has just reset the metrics: restore once more. Then the batches that were
-        trained on are drawn as they were, from the randomness of the epoch's start, and
-        passed over; and then the randomness of the checkpoint goes on.
+        The batches that were trained on are drawn as they were, from the randomness of the
+        epoch's start, and passed over. Then everything is as in the checkpoint once more:
+        `fit` has reset the metrics meanwhile, and on TensorFlow it makes them only now.
         """
-        self._require_manager().restore_or_initialize()
+        restore = self._require_manager().restore_or_initialize
+        restore()
         at_checkpoint = RememberedRandomness()
         at_checkpoint.remember()
         self._epoch_start.recall()
-        _pass_over(self.model, self._progress["batch"], then=at_checkpoint.recall)
+        if keras.backend.backend() == "tensorflow":
+            _pass_over(self.model, self._progress["batch"], then=restore)
+        else:
+            _pass_over(self.model, self._progress["batch"], then=at_checkpoint.recall)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if batch < self._progress["batch"]:
@@ -155,7 +158,7 @@ class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
         return self._manager
 
 
-def _pass_over(model: Any, batches: int, then: Callable[[], None]) -> None:
+def _pass_over(model: Any, batches: int, then: Callable[[], object]) -> None:
     """Make `fit` draw so many batches without training on them, then call `then`."""
     train, backend = model.train_function, keras.backend.backend()
     left = batches
@@ -164,7 +167,9 @@ def _pass_over(model: Any, batches: int, then: Callable[[], None]) -> None:
         nonlocal left
         for _ in range(model.steps_per_execution if backend != "torch" else 1):
             if backend != "torch":  # whose loop hands over data that is drawn already
-                next(iterator)
+                batch = next(iterator)
+                if backend == "tensorflow":
+                    _build_metrics(model, batch)
             left -= 1
         if left <= 0:
             model.train_function = train
@@ -179,3 +184,10 @@ def _pass_over(model: Any, batches: int, then: Callable[[], None]) -> None:
         return {}
 
     model.train_function = pass_over_with_state if backend == "jax" else pass_over
+
+
+def _build_metrics(model: Any, batch: Any) -> None:
+    """Make the variables of the compiled metrics, which the first batch of training does."""
+    metrics = getattr(model, "_compile_metrics", None)
+    if metrics is not None and not metrics.built:
+        model._symbolic_build(data_batch=batch)

@@ -61,7 +61,7 @@ class Store(Mapping[int, CheckpointSnapshot]):
     def open_or_create(cls, storage: Storage) -> Store:
         """As `open`, but an empty or missing place becomes a new store."""
         if layout.MARKER not in storage.list(""):
-            strangers = [name for name in storage.list("") if name not in ("partial", "lock")]
+            strangers = cls._strangers(storage)
             if strangers:
                 raise NotAStoreError(
                     f"{storage.name} is no store of checkpoints, and not empty (it has "
@@ -74,6 +74,16 @@ class Store(Mapping[int, CheckpointSnapshot]):
             except FileExistsError:
                 pass  # another writer was faster; the store is the same
         return cls.open(storage)
+
+    @classmethod
+    def is_absent(cls, storage: Storage) -> bool:
+        """Whether there is no store yet, and nothing in the way of one."""
+        return layout.MARKER not in storage.list("") and not cls._strangers(storage)
+
+    @staticmethod
+    def _strangers(storage: Storage) -> list[str]:
+        """What is in a place besides what a writer leaves that died before the marker."""
+        return [name for name in storage.list("") if name not in ("partial", "lock")]
 
     @property
     def name(self) -> str:

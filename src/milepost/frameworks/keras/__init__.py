@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import keras
 import numpy as np
 
+import keras
 from milepost import dtypes
 from milepost.dtypes import Array
 from milepost.errors import DamagedError, UnsupportedObjectError

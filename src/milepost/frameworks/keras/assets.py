@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
-
 from milepost.errors import UntrustedError
 from milepost.frameworks.keras.naming import layers_by_path
 from milepost.state import join

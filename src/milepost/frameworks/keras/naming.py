@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import keras
-
 from milepost.state import join
 
 

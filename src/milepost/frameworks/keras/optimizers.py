@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
-
 from milepost.frameworks.keras.naming import add_variables
 from milepost.state import join
 

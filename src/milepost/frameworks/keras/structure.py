@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
-
 from milepost.errors import (
     MilepostError,
     UnknownClassError,
@@ -23,6 +22,7 @@ from milepost.errors import (
     UsageError,
 )
 from milepost.frameworks.keras import assets, known
+from milepost.frameworks.keras.completion import complete
 from milepost.state import LeafSpec
 
 # Nodes of Keras's JSON that stand for values rather than objects.
@@ -50,6 +50,8 @@ def describe(model: keras.Model) -> tuple[dict[str, Any], dict[str, bytes]]:
     for where, node in _nodes(config, model.name):
         _refuse_code(where, node)
         _make_portable(node)
+    if "compile_config" in config and hasattr(model, "_compile_config"):
+        complete(model._compile_config.config, config["compile_config"])
     structure = {"backend": keras.backend.backend(), "config": config, "needs": _needs(config)}
     return structure, assets.collect(model)
 
@@ -80,7 +82,10 @@ def build(
     except MilepostError:
         raise
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise UsageError(f"Keras {keras.__version__} cannot rebuild the model: {error}") from error
+        raise UsageError(
+            f"Keras {keras.__version__} cannot rebuild the model: {error}\nIf it names a class or "
+            "a function of yours, pass it in custom_objects"
+        ) from error
     return model
 
 
@@ -142,6 +147,9 @@ def _nodes(config: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _nodes(item, where)
     if not isinstance(config, dict):
         return
+    if _is_marshalled(config):
+        # Keras writes a lambda given as activation without saying that it is one.
+        yield where, {"class_name": "__lambda__"}
     if "class_name" in config:
         inner = config.get("config")
         own = inner.get("name") if isinstance(inner, dict) else None
@@ -151,6 +159,13 @@ def _nodes(config: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from _nodes(
             item, where if "class_name" in config or key in _UNNAMED else f"{where}.{key}"
         )
+
+
+def _is_marshalled(node: dict[str, Any]) -> bool:
+    value = node.get("value")
+    return (
+        len(node) == 1 and isinstance(value, list) and len(value) == 3 and isinstance(value[0], str)
+    )
 
 
 _UNNAMED = {"config", "layers", "args", "kwargs", "inbound_nodes"}

@@ -121,7 +121,7 @@ class _Writer:
         if type(module) in known.CONTAINERS:
             children = module._modules.items()
             node["children"] = [
-                [k, self.node(c, _dotted(path, k)) if c else None] for k, c in children
+                [k, None if c is None else self.node(c, _dotted(path, k))] for k, c in children
             ]
             return node
         try:
