@@ -186,14 +186,14 @@ def test_an_empty_folder_is_a_fresh_start_and_another_is_an_error(tmp_path: Path
     (tmp_path / "empty").mkdir()
     with CheckpointManager(Checkpoint(a=1), tmp_path / "empty") as manager:
         assert manager.restore_or_initialize() is None
-    with CheckpointManager(Checkpoint(a=1), tmp_path) as manager:
-        with pytest.raises(errors.NotAStoreError):
-            manager.restore_or_initialize()
+    manager = CheckpointManager(Checkpoint(a=1), tmp_path, on_sigterm=False)
+    with pytest.raises(errors.NotAStoreError):
+        manager.restore_or_initialize()
 
 
 def test_a_checkpoint_that_cannot_be_restored_is_an_error_not_a_fresh_start(tmp_path: Path):
     with CheckpointManager(Checkpoint(a=np.ones(3)), tmp_path) as manager:
         manager.save(1)
-    with CheckpointManager(Checkpoint(a=np.ones(4)), tmp_path) as manager:
-        with pytest.raises(errors.RestoreRefusedError):
-            manager.restore_or_initialize()
+    manager = CheckpointManager(Checkpoint(a=np.ones(4)), tmp_path, on_sigterm=False)
+    with pytest.raises(errors.RestoreRefusedError):
+        manager.restore_or_initialize()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -13,7 +14,6 @@ from hypothesis import strategies as st
 
 from milepost import dtypes
 from milepost.container import (
-    ALIGNMENT,
     MAX_HEADER_BYTES,
     TensorEntry,
     build_header,
@@ -104,9 +104,9 @@ def test_the_tensors_that_are_built_follow_one_another_to_the_end_of_the_file(te
 
 @given(tensors=tensors, metadata=metadata)
 @settings(deadline=None)
-def test_data_begins_at_a_multiple_of_the_alignment(tensors, metadata):
+def test_data_begins_at_the_beginning_of_a_cache_line(tensors, metadata):
     header, _ = build_header(tensors, metadata)
-    assert len(header) % ALIGNMENT == 0
+    assert len(header) % 64 == 0
     assert int.from_bytes(header[:8], "little") == len(header) - 8
 
 
@@ -220,6 +220,13 @@ def test_sixty_four_dimensions_are_read():
     assert read_header(file_of({"a": entry(shape=[1] * 64, offsets=[0, 1])}, b"x"))
 
 
+@pytest.mark.parametrize("value", [TensorEntry("U8", (), 0, 1), read_header(file_of(b"{}"))])
+def test_what_was_read_is_frozen_and_slotted(value):
+    assert not hasattr(value, "__dict__")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(value, dataclasses.fields(value)[0].name, None)
+
+
 # What is refused
 
 
@@ -239,6 +246,11 @@ def test_a_header_longer_than_the_file_is_refused(length):
 def test_a_header_over_the_limit_is_refused_unread_however_large_the_file(length):
     with pytest.raises(DamagedError, match=f"its header claims {length} bytes"):
         read_header(Pretender(2**50, length.to_bytes(8, "little")))
+
+
+def test_a_header_of_just_the_limit_is_read():
+    with pytest.raises(AssertionError, match="more was read than had to be"):
+        read_header(Pretender(2**50, MAX_HEADER_BYTES.to_bytes(8, "little")))
 
 
 def test_the_limit_is_the_one_of_every_safetensors_reader():
@@ -425,10 +437,14 @@ def test_a_tensor_that_claims_a_terabyte_is_refused_before_anything_is_read():
     refuse(text, bytes(4), match="its tensors end at byte")
 
 
-@pytest.mark.parametrize("tensors", [{}, {"a": entry()}])
-def test_trailing_bytes_are_refused(tensors):
-    data = bytes(4 if tensors else 0)
-    refuse(tensors, data + b"\x00", match="its tensors end at byte")
+def test_trailing_bytes_are_refused():
+    end = len(bytes_of({"a": entry()}, bytes(4)))
+    match = f"its tensors end at byte {end}, the file has {end + 1} bytes"
+    refuse({"a": entry()}, bytes(5), match=match)
+
+
+def test_a_file_without_tensors_may_not_have_data():
+    refuse(b"{}", b"\x00", match="its tensors end at byte 10, the file has 11 bytes")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -146,3 +148,11 @@ def test_an_array_that_shrinks_between_digest_and_write_is_noticed():
 def test_strings_and_records_are_refused(array):
     with pytest.raises(UnsupportedObjectError):
         digest_array("a", array)
+
+
+def test_a_digested_array_and_its_pieces_are_frozen_and_slotted():
+    found = digest_array("a", np.zeros(1))
+    for value in (found, *found.pieces):
+        assert not hasattr(value, "__dict__")
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            value.shape = ()

@@ -147,6 +147,13 @@ def test_a_name_like_no_other_is_answered_with_their_number():
         snapshot_of({"aaaa": 1, "bbbb": 2})[0].spec("zzzzzzz")
 
 
+@pytest.mark.parametrize("asked", ["model", "model/", "model/layer"])
+def test_no_more_than_three_names_are_shown_in_place_of_a_missing_one(asked):
+    snapshot, _ = snapshot_of({f"model/layer{i}": i for i in range(9)})
+    with pytest.raises(LeafNotFoundError, match=r"; it has '[^']*', '[^']*', '[^']*'$"):
+        snapshot.read(asked)
+
+
 def test_get_gives_a_default_for_a_missing_leaf():
     snapshot, _ = snapshot_of({"a": 1})
     assert snapshot.get("b", 5) == 5
@@ -350,16 +357,20 @@ def test_chunks_may_come_in_any_order():
 
 
 def test_chunks_may_be_boxes_that_are_not_contiguous_in_the_array():
-    parts = [GRID[:, :2].tobytes(), GRID[:, 2:].tobytes()]
+    # Values that no other test uses: memory given back by one may be handed out here.
+    array = np.arange(24, dtype=np.int32).reshape(4, 6) * 7919
     chunks = (
         Chunk((0, 0), (4, 2), None, None, 0, 0, 32),
         Chunk((0, 2), (4, 4), None, None, 1, 0, 64),
     )
-    files = [MemorySource("0", parts[0]), MemorySource("1", parts[1])]
+    files = [
+        MemorySource("0", array[:, :2].tobytes()),
+        MemorySource("1", array[:, 2:].tobytes()),
+    ]
     record = ArrayRecord("int32", (4, 6), chunks)
     snapshot = Snapshot("x", {"a": record}, files, Description("test"))
-    np.testing.assert_array_equal(snapshot.read("a"), GRID, strict=True)
-    np.testing.assert_array_equal(snapshot["a"][1:3, 1:4], GRID[1:3, 1:4], strict=True)
+    np.testing.assert_array_equal(snapshot["a"][1:3, 1:4], array[1:3, 1:4], strict=True)
+    np.testing.assert_array_equal(snapshot.read("a"), array, strict=True)
 
 
 # Damage

@@ -70,8 +70,8 @@ SLOW = [
 def test_an_interrupted_fit_equals_an_uninterrupted_one(tmp_path, every, interrupt, use_data):
     whole = make_model()
     history = fit(tmp_path / "whole", whole, every=every, use_data=use_data)
+    options = {"every": every, "use_data": use_data}
     with pytest.raises(KeyboardInterrupt):
-        options = {"every": every, "use_data": use_data}
         fit(tmp_path / "parts", make_model(), interrupt=interrupt, **options)
     resumed = make_model()
     rest = fit(tmp_path / "parts", resumed, every=every, use_data=use_data)

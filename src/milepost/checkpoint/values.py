@@ -14,7 +14,7 @@ from milepost import frameworks
 from milepost.checkpoint.checkpoint import Checkpoint, Path, as_storage
 from milepost.errors import UsageError
 from milepost.frameworks.base import Saved
-from milepost.frameworks.numpy import ARRAYS as scalars
+from milepost.frameworks.numpy import ARRAYS
 from milepost.storage.base import Storage
 from milepost.store import SaveReport, Store
 
@@ -62,7 +62,7 @@ def load_state(
                 f"{', '.join(snapshot.description.objects)}: restore them with a Checkpoint"
             )
         leaves = {name: snapshot.read(name) for name in snapshot}
-        saved = Saved(leaves, {}, frameworks.finder(), makers=scalars)
+        saved = Saved(leaves, {}, frameworks.finder(), makers=ARRAYS)
         return saved.build(_NAME, snapshot.description.objects[_NAME].structure)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 from milepost.errors import (
+    DamagedError,
     MilepostError,
     UnknownClassError,
     UnsupportedObjectError,
@@ -69,7 +70,9 @@ def build(
         UntrustedError: it asks for code, or for a path to be opened.
         UsageError: Keras cannot build it; the message has its reason.
     """
-    config = copy.deepcopy(structure["config"])
+    config = copy.deepcopy(structure.get("config"))
+    if not isinstance(config, dict):
+        raise DamagedError("the structure of the model is missing")
     custom = {**keras.saving.get_custom_objects(), **custom_objects}
     check(config, custom)
     compile_config = config.pop("compile_config", None)

@@ -83,7 +83,7 @@ def build(
                 module = _Reader(custom_objects).module(structure["module"], "", "cpu")
     except MilepostError:
         raise
-    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
+    except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
         raise UsageError(
             f"PyTorch {torch.__version__} cannot rebuild the model: {error}"
         ) from error
