@@ -17,13 +17,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from milepost.errors import DamagedError
+from milepost.errors import DamagedError, UsageError
+from milepost.limits import is_shape, is_sizes, is_writable
 from milepost.source import ByteSource, read_exactly
 
 # The limit that every safetensors reader has.
 MAX_HEADER_BYTES = 100_000_000
-# NumPy's own limit; it keeps a hostile shape from becoming a huge product.
-MAX_RANK = 64
 # Data starts at a multiple of this, so that a mapped array is aligned to a cache line.
 ALIGNMENT = 64
 
@@ -87,6 +86,8 @@ def build_header(
     document: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name, code, shape, nbytes in tensors:
+        if name in document or name == "__metadata__":
+            raise UsageError(f"a safetensors file cannot hold a second tensor {name!r}: rename it")
         document[name] = {"dtype": code, "shape": shape, "data_offsets": [end, end + nbytes]}
         end += nbytes
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
@@ -122,12 +123,14 @@ def _check(source: ByteSource, document: dict[str, Any], data_start: int) -> dic
                 source, f"tensor {name!r} is not described by dtype, shape, data_offsets"
             )
         code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if code not in _BITS:
+        if not isinstance(code, str) or code not in _BITS:
             raise _invalid(source, f"tensor {name!r} has the unknown dtype {code!r}")
-        if not _is_sizes(shape) or not _is_sizes(offsets) or len(offsets) != 2:
+        if not is_sizes(shape) or not is_sizes(offsets) or len(offsets) != 2:
             raise _invalid(source, f"tensor {name!r} has a shape or offsets that are no sizes")
-        if len(shape) > MAX_RANK:
-            raise _invalid(source, f"tensor {name!r} has {len(shape)} dimensions")
+        if not is_shape(shape):
+            raise _invalid(source, f"tensor {name!r} has a shape too large ({len(shape)} axes)")
+        if not is_writable(name):
+            raise _invalid(source, f"tensor {name!r} has a name that is no text")
         begin, end = offsets
         bits = math.prod(shape) * _BITS[code]
         if bits != (end - begin) * 8:
@@ -151,10 +154,6 @@ def _check(source: ByteSource, document: dict[str, Any], data_start: int) -> dic
             f"its tensors end at byte {data_start + position}, the file has {source.size} bytes",
         )
     return {name: entry for _, _, name, entry in spans}
-
-
-def _is_sizes(value: object) -> bool:
-    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)
 
 
 def _invalid(source: ByteSource, reason: str) -> DamagedError:

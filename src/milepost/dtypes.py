@@ -82,7 +82,7 @@ if np.dtype(np.longdouble).itemsize == 16 and np.finfo(np.longdouble).nmant == 6
     _DTYPES["x87_complex256"] = np.dtype(np.clongdouble)
 
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_TIME = re.compile(r"(datetime64|timedelta64)(\[\d*[A-Za-z]{1,2}\])?")
+_TIME = re.compile(r"(datetime64|timedelta64)(\[[0-9]{0,9}(Y|M|W|D|h|m|s|[munpfa]s)\])?")
 
 
 def dtype_name(dtype: np.dtype[Any]) -> str:

@@ -24,7 +24,7 @@ command line ends.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from milepost.checkpoint.plan import RestorePlan
@@ -105,6 +105,9 @@ class RestoreRefusedError(UsageError):
     def __init__(self, message: str, plan: RestorePlan) -> None:
         super().__init__(message)
         self.plan = plan
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.plan)
 
 
 class UnknownClassError(UsageError):

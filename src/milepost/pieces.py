@@ -60,6 +60,7 @@ class DigestedArray:
 def digest_array(name: str, array: ArrayLike) -> DigestedArray:
     """Cut an array into chunks and digest each."""
     stored = dtypes.to_stored(np.asarray(array))
+    dtype = dtypes.dtype_name(stored.dtype)
     view, start, pieces = dtypes.byte_view(stored), 0, []
     for offset, shape in chunk_boxes(stored.shape, stored.dtype.itemsize, CHUNK_BYTES):
         nbytes = math.prod(shape) * stored.dtype.itemsize
@@ -68,4 +69,4 @@ def digest_array(name: str, array: ArrayLike) -> DigestedArray:
             Piece(offset, shape, start, nbytes, digest.digest(data), digest.checksum(data))
         )
         start += nbytes
-    return DigestedArray(name, array, dtypes.dtype_name(stored.dtype), stored.shape, tuple(pieces))
+    return DigestedArray(name, array, dtype, stored.shape, tuple(pieces))

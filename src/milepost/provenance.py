@@ -6,6 +6,7 @@ Versions, and what the caller asks for. Nothing about the machine or the person.
 from __future__ import annotations
 
 import json
+import operator
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -36,12 +37,23 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     result = {}
     for name, value in metrics.items():
         try:
-            result[str(name)] = value if type(value) in (int, float) else float(value)
+            result[str(name)] = _number(value)
         except (TypeError, ValueError):
             raise UsageError(
                 f"the metric {name!r} should be a number, found {value!r:.80}"
             ) from None
     return result
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, str | bytes):
+        raise TypeError
+    if type(value) is float:
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        return float(value)
 
 
 def json_values(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,7 +63,8 @@ def json_values(metadata: Mapping[str, Any]) -> dict[str, Any]:
         UsageError: a value is none of JSON's.
     """
     try:
-        decoded = json.loads(json.dumps(dict(metadata), allow_nan=False))
+        text = json.dumps(dict(metadata), allow_nan=False, ensure_ascii=False).encode()
+        decoded = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(
             f"the metadata must be JSON values (text, numbers, lists): {error}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -18,6 +19,7 @@ import numpy as np
 
 from milepost import digest, dtypes
 from milepost.errors import DamagedError, VersionError
+from milepost.limits import is_shape, is_size, is_writable
 from milepost.state import LeafSpec, Plain, spec_of
 
 Shape: TypeAlias = tuple[int, ...]
@@ -93,6 +95,9 @@ def chunk_boxes(
             yield offset, (*(1 for _ in index), min(step, shape[axis] - start), *rest)
 
 
+_INTEGER = re.compile(r"-?0x[0-9a-f]+")
+
+
 def encode_plain(value: Plain) -> Any:
     """A plain value as JSON; what JSON has no word for is an object that names its type."""
     if isinstance(value, bytes):
@@ -103,11 +108,10 @@ def encode_plain(value: Plain) -> Any:
         return value
     if isinstance(value, int):
         # Many JSON readers hold numbers as doubles, which are exact up to here only.
-        return int(value) if abs(value) <= 2**53 else {"int": str(int(value))}
-    # A lone surrogate has no UTF-8 form, and would make the whole document unwritable.
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        return {"utf-16": base64.b64encode(value.encode("utf-16-le", "surrogatepass")).decode()}
-    return str(value)
+        return int(value) if abs(value) <= 2**53 else {"int": hex(value)}
+    if is_writable(value):
+        return str(value)
+    return {"str": base64.b64encode(value.encode("utf-8", "surrogatepass")).decode()}
 
 
 def decode_plain(encoded: Any) -> Plain:
@@ -123,10 +127,10 @@ def decode_plain(encoded: Any) -> Plain:
         try:
             if kind == "bytes":
                 return base64.b64decode(text, validate=True)
-            if kind == "utf-16":
-                return base64.b64decode(text, validate=True).decode("utf-16-le", "surrogatepass")
-            if kind == "int" and len(text) < 4000:
-                return int(text)
+            if kind == "str":
+                return base64.b64decode(text, validate=True).decode("utf-8", "surrogatepass")
+            if kind == "int" and _INTEGER.fullmatch(text):
+                return int(text, 16)
             if kind == "float" and text in ("nan", "inf", "-inf"):
                 return float(text)
         except (TypeError, ValueError, binascii.Error):
@@ -197,10 +201,8 @@ def _itemsize(dtype: Any, name: str) -> int:
 
 
 def _shape(value: Any) -> Shape:
-    if not isinstance(value, list) or not all(type(n) is int and 0 <= n < 2**63 for n in value):
+    if not is_shape(value):
         raise TypeError(f"{value!r:.80} is no shape")
-    if len(value) > 64:
-        raise TypeError(f"{len(value)} dimensions are too many")
     return tuple(value)
 
 
@@ -208,7 +210,7 @@ def _decode_chunk(item: Any, shape: Shape, itemsize: int, start: int | None) -> 
     chunk_shape = _shape(item["shape"]) if "shape" in item else shape
     offset = _shape(item["offset"]) if "offset" in item else (0,) * len(shape)
     file, position = (item["file"], item["position"]) if start is None else (0, start)
-    if type(file) is not int or type(position) is not int:
+    if not is_size(file) or not is_size(position):
         raise TypeError(f"{item!r:.80} lies nowhere")
     nbytes = math.prod(chunk_shape) * itemsize
     return Chunk(offset, chunk_shape, item["digest"], item["checksum"], file, position, nbytes)
@@ -229,21 +231,30 @@ def _check_cover(name: str, shape: Shape, chunks: list[Chunk]) -> None:
 
 
 def _any_overlap(chunks: list[Chunk]) -> bool:
-    ordered = sorted(chunks, key=lambda chunk: chunk.offset)
-    for i, chunk in enumerate(ordered):
-        for other in ordered[i + 1 :]:
-            if other.offset and other.offset[0] >= chunk.offset[0] + chunk.shape[0]:
-                break  # sorted: no later one starts before this one ends
-            pairs = zip(chunk.offset, chunk.shape, other.offset, other.shape, strict=True)
-            if all(a < c + d and c < a + b for a, b, c, d in pairs):
-                return True
+    """Whether two boxes share an element; they are compared along the axis that tells most."""
+    if len(chunks) < 2 or not chunks[0].offset:
+        return len(chunks) > 1
+    axes = range(len(chunks[0].offset))
+    axis = max(axes, key=lambda axis: len({chunk.offset[axis] for chunk in chunks}))
+    ordered = sorted(chunks, key=lambda chunk: chunk.offset[axis])
+    near: list[Chunk] = []  # those before that reach as far as the next one's start
+    for chunk in ordered:
+        near = [c for c in near if c.offset[axis] + c.shape[axis] > chunk.offset[axis]]
+        if any(_overlap(chunk, other) for other in near):
+            return True
+        near.append(chunk)
     return False
 
 
+def _overlap(a: Chunk, b: Chunk) -> bool:
+    spans = zip(a.offset, a.shape, b.offset, b.shape, strict=True)
+    return all(start < other + m and other < start + n for start, n, other, m in spans)
+
+
 def _check_place(name: str, chunk: Chunk, file_sizes: list[int]) -> None:
-    if not 0 <= chunk.file < len(file_sizes):
+    if chunk.file >= len(file_sizes):
         raise DamagedError(f"leaf {name!r} lies in file {chunk.file} of {len(file_sizes)}")
-    if chunk.position < 0 or chunk.position + chunk.nbytes > file_sizes[chunk.file]:
+    if chunk.position + chunk.nbytes > file_sizes[chunk.file]:
         raise DamagedError(
             f"leaf {name!r} would end at byte {chunk.position + chunk.nbytes}, "
             f"its file has {file_sizes[chunk.file]} bytes"

@@ -128,7 +128,8 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
         try:
             return self._records[name]
         except KeyError:
-            raise LeafNotFoundError(_no_such_leaf(self.name, name, list(self._records))) from None
+            message = _no_such_leaf(self.name, str(name), list(self._records))
+            raise LeafNotFoundError(message) from None
 
     def read(self, name: str) -> Plain | Array:
         """The whole value of a leaf, checked.
@@ -263,18 +264,20 @@ class LazyArray(NDArrayOperatorsMixin):
         whole = self._snapshot.read(self._name)
         return np.asarray(whole, dtype=dtype)
 
+    def __bool__(self) -> bool:
+        return bool(np.asarray(self))
+
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        loaded = [np.asarray(x) if isinstance(x, LazyArray) else x for x in inputs]
-        return getattr(ufunc, method)(*loaded, **kwargs)
+        if any(isinstance(out, LazyArray) for out in kwargs.get("out", ())):
+            raise TypeError("an array in storage is read-only: `x = x + 1` makes a new one")
+        loaded = [_loaded(value) for value in inputs]
+        return getattr(ufunc, method)(*loaded, **{k: _loaded(v) for k, v in kwargs.items()})
 
     def __getitem__(self, index: Any) -> Any:
         """NumPy indexing. Integers and slices read only the chunks that they touch."""
         parts = index if isinstance(index, tuple) else (index,)
         box, local = [], []
-        if (
-            not all(isinstance(part, int | slice | np.integer) for part in parts)
-            or len(parts) > self.ndim
-        ):
+        if len(parts) > self.ndim or not all(map(_is_simple, parts)):
             return np.asarray(self)[index]
         for axis, size in enumerate(self.shape):
             part = parts[axis] if axis < len(parts) else slice(None)
@@ -282,6 +285,15 @@ class LazyArray(NDArrayOperatorsMixin):
             box.append((start, stop))
             local.append(inside)
         return self._snapshot.read_box(self._name, self._record, tuple(box))[tuple(local)]
+
+
+def _loaded(value: Any) -> Any:
+    return np.asarray(value) if isinstance(value, LazyArray) else value
+
+
+def _is_simple(part: Any) -> bool:
+    """Whether an index is a number or a slice; True is a mask to NumPy, and no number."""
+    return isinstance(part, int | slice | np.integer) and not isinstance(part, bool)
 
 
 def _axis_box(part: int | slice, size: int, axis: int) -> tuple[int, int, int | slice]:

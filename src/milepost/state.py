@@ -92,7 +92,9 @@ def spec_of(leaf: Leaf) -> LeafSpec:
     """
     if is_array(leaf):
         return LeafSpec(dtype_name(leaf.dtype), tuple(leaf.shape))
-    return LeafSpec("None" if leaf is None else type(leaf).__name__, None)
+    # An IntEnum is an int on disk, and comes back as one.
+    kind = next(kind for kind in PLAIN_TYPES if isinstance(leaf, kind))
+    return LeafSpec("None" if leaf is None else kind.__name__, None)
 
 
 class Rule(enum.Flag):

@@ -22,6 +22,7 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Any, TypeAlias
 
 from milepost.errors import DamagedError, UnsupportedObjectError
+from milepost.limits import is_writable
 
 # None, or a JSON object as described above; Any because JSON has no better type.
 Structure: TypeAlias = dict[str, Any] | None
@@ -63,7 +64,7 @@ def encode_key(key: Hashable) -> Any:
     """
     if isinstance(key, bool):
         return {"bool": key}
-    if isinstance(key, str | int) and type(key) in (str, int):
+    if type(key) is int or (type(key) is str and is_writable(key)):
         return key
     if type(key) is float and math.isfinite(key):
         return {"float": key}
@@ -83,8 +84,10 @@ def decode_key(encoded: Any) -> Hashable:
         return encoded
     if isinstance(encoded, dict) and len(encoded) == 1:
         [(kind, value)] = encoded.items()
-        if kind in ("bool", "float"):
-            return bool(value) if kind == "bool" else float(value)
+        if kind == "bool" and isinstance(value, bool):
+            return value
+        if kind == "float" and isinstance(value, float):
+            return value
         if kind == "none":
             return None
         if kind == "tuple" and isinstance(value, list):
@@ -94,12 +97,13 @@ def decode_key(encoded: Any) -> Hashable:
 
 def kind_of(node: Structure) -> str:
     """The kind of container that a node describes, or `"leaf"`."""
-    if node is None or "leaf" in node:
+    if node is None:
         return "leaf"
-    for kind in node:
-        if kind in SEQUENCES or kind in MAPPINGS or kind in _RECORDS:
-            return kind
-    raise DamagedError(f"the structure has a container of unknown kind: {sorted(node)}")
+    if isinstance(node, dict):
+        for kind in node:
+            if kind == "leaf" or kind in SEQUENCES or kind in MAPPINGS or kind in _RECORDS:
+                return kind
+    raise DamagedError(f"the structure has a container of unknown kind: {node!r:.80}")
 
 
 def children(node: Structure) -> Iterator[tuple[Hashable, Structure]]:
@@ -144,9 +148,12 @@ def build(node: Structure, name: str, leaf: LeafMaker) -> Any:
     kind = kind_of(node)
     if node is None or kind == "leaf":
         return leaf(name, node)
-    parts = {key: build(child, join(name, key_text(key)), leaf) for key, child in children(node)}
+    items = list(children(node))
+    parts = {key: build(child, join(name, key_text(key)), leaf) for key, child in items}
+    if len(parts) != len(items):
+        raise DamagedError(f"the structure has a {kind}, {name!r}, with a key twice")
     if kind in SEQUENCES:
-        return SEQUENCES[kind](list(parts.values()))
+        return _sequence(kind, list(parts.values()))
     if kind in MAPPINGS:
         return MAPPINGS[kind](parts)
     if kind == "namedtuple":
@@ -154,11 +161,20 @@ def build(node: Structure, name: str, leaf: LeafMaker) -> Any:
     return parts
 
 
+def _sequence(kind: str, parts: list[Any]) -> Any:
+    try:
+        return SEQUENCES[kind](parts)
+    except TypeError as error:  # a set of lists
+        raise DamagedError(f"the structure has a {kind} that cannot be: {error}") from None
+
+
 def _named_tuple(class_name: str, parts: dict[Hashable, Any]) -> Any:
     fields = [str(key) for key in parts]
     simple = class_name.rpartition(".")[2]
     try:
-        made = collections.namedtuple(simple, fields)  # type: ignore[misc]
-    except ValueError as error:
+        made = collections.namedtuple(simple, fields, rename=True)  # type: ignore[misc]
+    except (ValueError, SyntaxError) as error:
         raise DamagedError(f"the structure has a named tuple that cannot be: {error}") from None
+    if list(made._fields) != fields:  # `rename` is for what it made itself: `_1`
+        raise DamagedError(f"the structure has a named tuple that cannot be: {fields!r:.80}")
     return made(*parts.values())

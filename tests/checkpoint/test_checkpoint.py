@@ -289,3 +289,19 @@ def test_save_state_and_load_state(tmp_path: Path):
         milepost.load_state(tmp_path, strict=False)
     with pytest.raises(errors.RestoreRefusedError):
         milepost.load_state(tmp_path, like={"w": np.zeros(4)})
+
+
+@pytest.mark.parametrize(
+    "objects", [{"a": {"\ud800": 1}}, {"a": {"\ud800": {}}}, {"a": [{"x\udfff": np.ones(1)}]}]
+)
+def test_names_without_a_utf_8_form_are_refused(tmp_path: Path, objects):
+    with pytest.raises(errors.UnsupportedObjectError):
+        Checkpoint(**objects).save(tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_huge_number_comes_back(tmp_path: Path):
+    Checkpoint(a=[10**5000]).save(tmp_path)
+    found = [0]
+    Checkpoint(a=found).restore(tmp_path)
+    assert found == [10**5000]

@@ -199,3 +199,11 @@ def test_the_byte_view_of_a_read_only_array_is_read_only():
     array = np.zeros(2)
     array.flags.writeable = False
     assert dtypes.byte_view(array).readonly
+
+
+@pytest.mark.parametrize(
+    "name", ["datetime64[zz]", "datetime64[99999999999999999999s]", "timedelta64[\u0663s]"]
+)
+def test_an_unknown_unit_of_time_is_an_unknown_dtype(name):
+    with pytest.raises(KeyError):
+        dtypes.numpy_dtype(name)

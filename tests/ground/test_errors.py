@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import inspect
+import pickle
 import re
 
 import pytest
@@ -124,3 +125,9 @@ def test_a_refused_restore_carries_its_plan():
     error = RestoreRefusedError("not exact", plan)
     assert error.plan is plan
     assert error.args == ("not exact",)
+
+
+def test_a_refused_restore_can_be_sent_to_another_process():
+    error = pickle.loads(pickle.dumps(RestoreRefusedError("no", {"plan": 1})))
+    assert str(error) == "no"
+    assert error.plan == {"plan": 1}

@@ -156,3 +156,8 @@ def test_a_digested_array_and_its_pieces_are_frozen_and_slotted():
         assert not hasattr(value, "__dict__")
         with pytest.raises(dataclasses.FrozenInstanceError):
             value.shape = ()
+
+
+def test_objects_are_refused_with_an_error_of_ours():
+    with pytest.raises(UnsupportedObjectError, match="dtype object"):
+        digest_array("a", np.array([object()]))

@@ -147,3 +147,18 @@ def test_metadata_nested_too_deep_is_refused():
 def test_metadata_that_is_no_mapping_is_refused():
     with pytest.raises(UsageError, match="metadata must be JSON values"):
         provenance.json_values([1, 2])
+
+
+@pytest.mark.parametrize("value", ["0.5", b"1", None, [1]])
+def test_text_is_no_number(value):
+    with pytest.raises(UsageError, match="should be a number"):
+        provenance.numbers({"loss": value})
+
+
+def test_whole_numbers_stay_exact():
+    assert provenance.numbers({"n": np.int64(2**60 + 1), "b": True}) == {"n": 2**60 + 1, "b": 1}
+
+
+def test_metadata_without_a_utf_8_form_is_refused():
+    with pytest.raises(UsageError, match="metadata must be JSON"):
+        provenance.json_values({"note": "\ud800"})

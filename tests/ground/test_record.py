@@ -35,9 +35,8 @@ SCALAR_CHUNK = {"digest": DIGEST, "checksum": CHECKSUM, "file": 0, "position": 0
 
 shapes = st.lists(st.integers(0, 6), max_size=4).map(tuple)
 cuts = st.tuples(shapes, st.integers(1, 16), st.integers(1, 200))
-# A high surrogate before a low one is another character once it is UTF-16: left out here.
 surrogates = st.text(
-    st.characters(codec="utf-16") | st.characters(min_codepoint=0xD800, max_codepoint=0xDBFF)
+    st.characters(codec="utf-8") | st.characters(min_codepoint=0xD800, max_codepoint=0xDFFF)
 )
 plain_values = st.one_of(
     st.none(),
@@ -167,8 +166,8 @@ def test_an_encoded_plain_value_can_be_written_as_utf_8(value):
             (-math.inf, {"float": "-inf"}),
         ),
         *((2**53, 2**53), (-(2**53), -(2**53))),
-        *((2**53 + 1, {"int": "9007199254740993"}), (-(2**53) - 1, {"int": "-9007199254740993"})),
-        ("\ud800", {"utf-16": "ANg="}),
+        *((2**53 + 1, {"int": "0x20000000000001"}), (-(2**53) - 1, {"int": "-0x20000000000001"})),
+        ("\ud800", {"str": "7aCA"}),
     ],
 )
 def test_a_plain_value_is_written_as_the_format_says(value, encoded):
@@ -190,12 +189,13 @@ def test_a_subclass_of_a_plain_type_is_written_as_its_base(base):
             {"int": 5},
             {"int": ""},
             {"int": "1.5"},
-            {"int": "0x10"},
+            {"int": "16"},
+            {"int": "0x"},
+            {"int": "0x1G"},
             {"int": [1]},
-            {"int": "9" * 4000},
         ),
         *({"float": 0.5}, {"float": "0.5"}, {"float": "NaN"}, {"float": "infinity"}, {"float": []}),
-        *({"utf-16": "AA=="}, {"utf-16": "*"}, {"utf-16": 5}),
+        *({"str": "/w=="}, {"str": "*"}, {"str": 5}),
         *({"number": "1"}, {"number": "nan"}, {"text": "AAA="}, {"": ""}),
     ],
 )
@@ -300,17 +300,46 @@ def test_a_file_that_is_exactly_long_enough_is_accepted_and_one_byte_less_refuse
         decode(encoded, "a", [end - 1])
 
 
-@pytest.mark.parametrize("file", [-1, 1, 7])
+@pytest.mark.parametrize("file", [1, 7])
 def test_a_chunk_in_a_file_that_is_not_there_is_damage(file):
     record, end = array_record()
     with pytest.raises(DamagedError, match=rf"lies in file {file} of 1"):
         decode(changed(record, file=file), "a", [end])
 
 
-def test_a_chunk_before_its_file_begins_is_damage():
+@pytest.mark.parametrize("changes", [{"position": -1}, {"position": 10**4299}, {"file": -1}])
+def test_a_chunk_that_lies_nowhere_is_damage(changes):
     record, end = array_record()
-    with pytest.raises(DamagedError, match="would end at byte"):
-        decode(changed(record, position=-1), "a", [end])
+    with pytest.raises(DamagedError, match="lies nowhere"):
+        decode(changed(record, **changes), "a", [end])
+
+
+@pytest.mark.parametrize(
+    "value", [10**4100, -(10**5000), "\ud83d\ude00", "\udc00"], ids=["4100", "5000", "pair", "low"]
+)
+def test_huge_numbers_and_surrogates_come_back_as_they_were(value):
+    found = decode_plain(through_json(encode_plain(value)))
+    assert found == value
+
+
+def test_a_shape_whose_zero_hides_an_overflow_is_damage():
+    encoded = {"dtype": "float32", "shape": [2**62, 8, 0], "chunks": []}
+    with pytest.raises(DamagedError, match="is no shape"):
+        decode(encoded, "a", [])
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+def test_many_chunks_are_compared_quickly(columns):
+    """Cut along either axis: a thousand shards a leaf is no rare thing."""
+    shape = (1, 4000) if columns == 1 else (4000, columns)
+    axis = shape.index(4000)
+    boxes = [tuple(i if a == axis else 0 for a in range(2)) for i in range(4000)]
+    size = tuple(1 if a == axis else n for a, n in enumerate(shape))
+    chunks = tuple(
+        Chunk(box, size, DIGEST, CHECKSUM, 0, i * columns, columns) for i, box in enumerate(boxes)
+    )
+    record = ArrayRecord("uint8", shape, chunks)
+    assert decode(through_json(encode(record)), "a", [4000 * columns]) == record
 
 
 def test_a_chunk_may_lie_in_any_of_the_files():

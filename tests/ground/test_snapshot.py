@@ -495,3 +495,42 @@ def test_a_file_of_others_has_nothing_to_be_checked_by():
 
 def test_damage_of_a_whole_file_names_no_leaf():
     assert str(Damage("x.json", None, "is missing")) == "x.json: is missing"
+
+
+@pytest.mark.parametrize("index", [True, False, (True, 0), (slice(None), True), np.True_])
+def test_a_boolean_is_a_mask_as_it_is_to_numpy(index):
+    array = np.arange(24).reshape(4, 6)
+    found = lazy(array)[index]
+    assert found.shape == array[index].shape
+    assert found.tolist() == array[index].tolist()
+
+
+def test_a_lazy_array_is_not_written_to():
+    array = lazy(np.arange(4.0))
+    with pytest.raises(TypeError, match="read-only"):
+        array += 1
+    with pytest.raises(TypeError, match="read-only"):
+        np.add(np.ones(4), 1, out=array)
+
+
+def test_a_lazy_array_can_be_a_mask_of_a_function():
+    mask = lazy(np.array([True, False, True]))
+    assert np.add([1, 2, 3], 1, out=np.zeros(3, int), where=mask).tolist() == [2, 0, 4]
+
+
+@pytest.mark.parametrize("array", [np.array(0), np.array(5), np.array([0]), np.array([7])])
+def test_the_truth_of_one_number_is_numpys(array):
+    assert bool(lazy(array)) is bool(array)
+
+
+def test_the_truth_of_several_is_refused():
+    with pytest.raises(ValueError, match="ambiguous"):
+        bool(lazy(np.arange(3)))
+
+
+@pytest.mark.parametrize("name", [5, None, ("a",)])
+def test_a_name_that_is_no_text_is_not_there(name):
+    snapshot, _ = snapshot_of({"a": 1})
+    assert snapshot.get(name) is None
+    with pytest.raises(LeafNotFoundError):
+        snapshot[name]

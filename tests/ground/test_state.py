@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 
 import numpy as np
 import pytest
@@ -157,3 +158,10 @@ def test_values_are_frozen_and_slotted(value):
     assert not hasattr(value, "__dict__")
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(value, dataclasses.fields(value)[0].name, None)
+
+
+def test_a_subclass_of_a_plain_type_is_called_by_its_base():
+    class Mode(enum.IntEnum):
+        TRAIN = 1
+
+    assert spec_of(Mode.TRAIN).dtype == "int"

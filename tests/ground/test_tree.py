@@ -287,3 +287,34 @@ def test_a_named_tuple_without_a_class_is_damage():
 def test_every_kind_of_the_tables_can_be_built_empty():
     for kind, make in {**tree.SEQUENCES, **tree.MAPPINGS}.items():
         assert build({kind: []}, "", lambda *_: 1) == make([] if kind in tree.SEQUENCES else {})
+
+
+def test_a_named_tuple_with_fields_that_python_renamed():
+    made = collections.namedtuple("P", ["a", "class", "b"], rename=True)
+    node = {"namedtuple": [[field, None] for field in made._fields], "class": "m.P"}
+    assert build(node, "", lambda name, _: name)._asdict() == {"a": "a", "_1": "_1", "b": "b"}
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        5,
+        "leaf",
+        ["leaf"],
+        {"set": [{"list": []}]},
+        {"dict": [["a", None], ["a", None]]},
+        {"dict": [[{"float": "x"}, None]]},
+        {"dict": [[{"float": 10**400}, None]]},
+        {"dict": [[{"bool": "no"}, None]]},
+        {"namedtuple": [["fi", None], ["\ufb01", None]], "class": "m.P"},
+    ],
+)
+def test_a_structure_that_cannot_be_is_damage(node):
+    with pytest.raises(DamagedError):
+        build(node, "", lambda *_: 1)
+
+
+@pytest.mark.parametrize("key", ["\ud800", ("a", "\udfff")])
+def test_a_key_without_a_utf_8_form_is_refused(key):
+    with pytest.raises(UnsupportedObjectError, match="cannot be saved"):
+        tree.encode_key(key)

@@ -32,6 +32,7 @@ import numpy as np
 from milepost import tree
 from milepost.dtypes import Array
 from milepost.errors import UnsupportedObjectError
+from milepost.limits import is_writable
 from milepost.state import Leaf, ObjectInfo, Plain, Rule, State, ancestors, join, spec_of
 from milepost.tree import Structure
 
@@ -105,6 +106,8 @@ class Capture:
             raise UnsupportedObjectError(
                 f"two leaves have the name {name!r}: rename one of their keys"
             )
+        if not is_writable(name):
+            raise UnsupportedObjectError(f"{name!r} is no name: it has no UTF-8 form")
         try:
             spec_of(value)
         except UnsupportedObjectError as error:

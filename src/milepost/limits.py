@@ -1,0 +1,36 @@
+"""What a number, a shape or a text in a file may be, before anything is made of it."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeGuard
+
+# NumPy's own limit; it keeps a hostile shape from becoming a huge product.
+MAX_RANK = 64
+_MAX_SIZE = 2**63
+
+
+def is_size(value: object) -> TypeGuard[int]:
+    """Whether a value of JSON can be a size, an offset or an index."""
+    return type(value) is int and 0 <= value < _MAX_SIZE
+
+
+def is_sizes(value: object) -> TypeGuard[list[int]]:
+    """Whether a value of JSON is a list of such numbers."""
+    return isinstance(value, list) and all(is_size(n) for n in value)
+
+
+def is_shape(value: object) -> TypeGuard[list[int]]:
+    """Whether a value of JSON can be a shape: one whose zeros hide no overflow, either."""
+    return (
+        is_sizes(value) and len(value) <= MAX_RANK and math.prod(n for n in value if n) < _MAX_SIZE
+    )
+
+
+def is_writable(text: str) -> bool:
+    """Whether a text has a UTF-8 form: one with a lone surrogate has none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
