@@ -87,9 +87,11 @@ class RestorePlan:
 
     @property
     def is_exact(self) -> bool:
+        """Whether a strict restore does it."""
         return not self.refused
 
     def count(self, status: Status | str) -> int:
+        """How many leaves have this status."""
         return sum(entry.status == status for entry in self.entries)
 
     def __str__(self) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,10 @@ class TensorLeaf:
         self.shape: tuple[int, ...] = tuple(tensor.shape)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return np.asarray(self._tensor.numpy())
+        tensor = self._tensor.value() if isinstance(self._tensor, tf.Variable) else self._tensor
+        with contextlib.suppress(TypeError, ValueError):  # bfloat16 has no such view
+            return np.asarray(memoryview(tensor))  # over the same memory
+        return np.asarray(tensor.numpy())
 
 
 def _tensor(array: Any, dtype: Any) -> Any:

@@ -87,6 +87,7 @@ class Store(Mapping[int, CheckpointSnapshot]):
 
     @property
     def name(self) -> str:
+        """What messages call it: its path."""
         return self.storage.name
 
     @property

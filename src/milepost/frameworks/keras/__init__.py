@@ -11,6 +11,7 @@ The leaves of a model:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -138,8 +139,23 @@ class VariableLeaf:
         self.shape: tuple[int, ...] = tuple(variable.shape)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        array = np.asarray(keras.ops.convert_to_numpy(self._variable.value))
-        return array.astype(self.dtype, copy=False)
+        return _on_host(self._variable.value).astype(self.dtype, copy=False)
+
+
+def _on_host(value: Any) -> Array:
+    """The value of a variable as an array, over the same memory where the backend lets us.
+
+    `keras.ops.convert_to_numpy` copies, on TensorFlow twice.
+    """
+    backend = keras.backend.backend()
+    with contextlib.suppress(TypeError, ValueError):  # a dtype that has no such view: bfloat16
+        if backend == "tensorflow":
+            return np.asarray(memoryview(value.value()))
+        if backend == "torch":
+            return np.asarray(value.detach().cpu().numpy())
+        if backend == "jax":
+            return np.asarray(value)
+    return np.asarray(keras.ops.convert_to_numpy(value))
 
 
 def _attach_state(value: Any) -> None:

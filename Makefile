@@ -1,0 +1,60 @@
+# One verb for each task. Nothing is needed but Python 3.11 or newer and make.
+#
+#   make demo    install milepost with Keras and TensorFlow, and see it work
+#   make test    install every framework, and run the whole test suite
+#   make lint    format, style, types, layers
+#   make sweep   the long tests, which `make test` leaves out
+#   make bench   milepost beside its peers, on this machine
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+KERAS_TESTS := tests/keras
+
+.PHONY: demo test lint sweep bench clean
+
+demo: $(VENV)/demo
+	$(BIN)/milepost demo
+
+test: $(VENV)/dev
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest
+	KERAS_BACKEND=jax $(BIN)/python -m pytest $(KERAS_TESTS)
+	KERAS_BACKEND=torch $(BIN)/python -m pytest $(KERAS_TESTS)
+
+sweep: $(VENV)/dev
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -m slow
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -m slow $(KERAS_TESTS)
+	KERAS_BACKEND=torch $(BIN)/python -m pytest -m slow $(KERAS_TESTS)
+
+lint: $(VENV)/dev
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/bench
+	$(BIN)/python benchmarks/peers.py
+
+clean:
+	rm -rf $(VENV) build dist
+
+# The environment is made once; each stamp says which extra it has, for which pyproject.toml.
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("milepost needs Python 3.11 or newer" * (sys.version_info < (3, 11)))'
+	$(PYTHON) -m venv $(VENV)
+
+# torch first, alone: a range that another package asks for would otherwise be answered with
+# the newest build, and its gigabytes of CUDA.
+$(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	$(PIP) --editable ".[dev]"
+	@touch $@
+
+$(VENV)/bench: $(VENV)/dev
+	$(PIP) --editable ".[bench]"
+	@touch $@
+
+$(VENV)/demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable ".[demo]"
+	@touch $@

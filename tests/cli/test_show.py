@@ -1,0 +1,95 @@
+"""`milepost show`."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from torch import nn
+
+from milepost import save_model
+
+
+def test_a_checkpoint_reads_like_the_model(cli, store):
+    out = cli("show", store).out
+    assert f"{store}, step 3" in out
+    assert "milepost checkpoint" in out
+    assert "loss 0.333333, odd nan" in out
+    tree = [line.split() for line in out.split("\n\n")[1].splitlines()]
+    assert tree[:4] == [
+        ["model"],
+        ["dense"],
+        ["kernel", "float32", "[300,", "4]", "4.8", "KB"],
+        ["bias", "float16", "[4]", "8", "B"],
+    ]
+    assert ["epoch", "int", "3"] in tree
+    assert "'xxxxxxx" in out
+    assert "..." in out
+
+
+def test_another_step(cli, store):
+    assert cli("show", store, "--step", 1, "--json").json["step"] == 1
+    assert cli("show", store, "--step", "best:loss", "--json").json["step"] == 3
+    assert cli("show", store, "--step", "max:loss", "--json").json["step"] == 1
+
+
+def test_json(cli, store):
+    document = cli("show", store, "--json").json
+    assert document["leaves"]["model/dense/kernel"] == {"dtype": "float32", "shape": [300, 4]}
+    assert document["leaves"]["progress/epoch"] == {"type": "int", "value": 3}
+    assert document["metrics"] == {"loss": 1 / 3, "odd": "nan"}
+    assert document["versions"]["numpy"] == np.__version__
+    assert document["bytes"] == 4808
+
+
+def test_a_model_file(cli, tmp_path):
+    torch.manual_seed(0)
+    save_model(nn.Sequential(nn.Linear(3, 2)), tmp_path / "model", metadata={"labels": ["a", "b"]})
+    out = cli("show", "model").out
+    assert "milepost model" in out
+    assert "framework: torch" in out
+    assert "labels ['a', 'b']" in out
+    assert ["0.weight", "float32", "[2,", "3]", "24", "B"] in [
+        line.split() for line in out.splitlines()
+    ]
+    assert cli("show", "model", "--json").json["framework"] == "torch"
+
+
+def test_any_safetensors_file(cli, tmp_path):
+    save_file({"a/b": np.zeros(3), "a/c": np.zeros((2, 2), np.int8)}, tmp_path / "x", {"by": "me"})
+    out = cli("show", "x").out
+    assert "by me" in out
+    assert out.split("\n\n")[1].splitlines() == [
+        "a",
+        "  b  float64  [3]     24 B",
+        "  c  int8     [2, 2]   4 B",
+    ]
+
+
+def test_mistakes_have_a_message_and_an_exit_status(cli, store, tmp_path):
+    (tmp_path / "text").write_text("Dear reader, this is a letter.")
+    (tmp_path / "cut").write_bytes((tmp_path / "store" / "milepost.json").read_bytes()[:20])
+    save_file({"a": np.zeros(1)}, tmp_path / "x")
+    for arguments, status, message in [
+        (("nothing",), 3, "does not exist"),
+        (("text",), 2, "of no format that milepost reads"),
+        ((".",), 2, "no store of checkpoints"),
+        ((store, "--step", 9), 3, "has no step 9; it has 1, 2, 3"),
+        ((store, "--step", "best:accuracy"), 3, "no step with the metric 'accuracy'"),
+        ((store, "--step", "newest"), 2, "expected a step's number"),
+        (("x", "--step", 1), 2, "--step is for stores"),
+        (("cut",), 2, "no format"),
+    ]:
+        finished = cli("show", *arguments)
+        assert (finished.status, finished.out) == (status, "")
+        assert message in finished.err
+
+
+def test_what_has_seen_enough(store):
+    import subprocess
+    import sys
+
+    command = f"{sys.executable} -m milepost show {store} | head -n 1"
+    finished = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert finished.stdout.endswith("step 3\n")
+    assert finished.stderr == ""
