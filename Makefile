@@ -41,7 +41,7 @@ clean:
 
 # The environment is made once; each stamp says which extra it has, for which pyproject.toml.
 $(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit("milepost needs Python 3.11 or newer" * (sys.version_info < (3, 11)))'
+	$(PYTHON) -c 'import sys; sys.exit("milepost needs Python 3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 
 # torch first, alone: a range that another package asks for would otherwise be answered with

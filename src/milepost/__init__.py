@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from milepost.snapshot import Damage as Damage
     from milepost.snapshot import LazyArray as LazyArray
     from milepost.snapshot import Snapshot as Snapshot
-    from milepost.store import PruneReport as PruneReport
     from milepost.store import SaveReport as SaveReport
     from milepost.store import Store as Store
 
@@ -61,7 +60,6 @@ _HOMES = {
     "Damage": "milepost.snapshot",
     "MilepostError": "milepost.errors",
     "ModelReport": "milepost.model",
-    "PruneReport": "milepost.store",
     "RestorePlan": "milepost.checkpoint",
     "SaveReport": "milepost.store",
     "errors": "milepost.errors:",

@@ -232,22 +232,27 @@ class LazyArray(NDArrayOperatorsMixin):
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """Its dtype in NumPy; bfloat16 and its like are ml_dtypes'."""
         return dtypes.numpy_dtype(self._record.dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Its shape."""
         return self._record.shape
 
     @property
     def ndim(self) -> int:
+        """The number of its axes."""
         return len(self._record.shape)
 
     @property
     def size(self) -> int:
+        """The number of its elements."""
         return int(np.prod(self._record.shape, dtype=np.int64))
 
     @property
     def nbytes(self) -> int:
+        """Its size in bytes, once it is read."""
         return self._record.nbytes
 
     def __len__(self) -> int:
