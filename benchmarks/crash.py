@@ -40,11 +40,13 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+
 import peers
 
 # Seeds of the values: random, because equal ones would be nothing to write for a tool that
@@ -93,15 +95,23 @@ def forked(work: Callable[[int], None]) -> tuple[int, int]:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
+        failed = True
         try:
             os.close(reading)
             work(writing)
-        except BaseException:  # of which torch's CheckpointException is one
+            failed = False
+        except BaseException:
             traceback.print_exc()
         finally:
-            os._exit(0)  # past every clean-up: it belongs to the parent
+            os._exit(failed)  # past every clean-up: it belongs to the parent
     os.close(writing)
     return pid, reading
+
+
+def finish(pid: int, pipe: int) -> int:
+    """Wait for the end of a child. Returns its exit code, or minus the signal it died of."""
+    os.close(pipe)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 class Arena:
@@ -132,8 +142,8 @@ class Arena:
             os.kill(pid, signal.SIGKILL)
         ended = os.read(pipe, 1) == b")"
         seconds = time.perf_counter() - began
-        os.waitpid(pid, 0)
-        os.close(pipe)
+        if finish(pid, pipe) not in (0, -signal.SIGKILL):
+            raise SystemExit(f"{self.peer.title}: cannot save the new version")
         return seconds if ended else None
 
     def _save_both(self, pipe: int) -> None:
@@ -150,10 +160,11 @@ class Arena:
         """What a process that knows nothing of the kill finds in the folder."""
         pid, pipe = forked(self._load)
         found = os.read(pipe, 16).decode()
-        _, status = os.waitpid(pid, 0)
-        os.close(pipe)
-        if os.WIFSIGNALED(status):
-            print(f"loading died of signal {os.WTERMSIG(status)}", file=sys.stderr)
+        code = finish(pid, pipe)
+        if not found and code >= 0:
+            raise SystemExit(f"{self.peer.title}: cannot even try to load")
+        if not found:
+            print(f"lost: the loading process died of signal {-code}", file=sys.stderr)
         return found or "lost"
 
     def _load(self, pipe: int) -> None:
@@ -162,15 +173,19 @@ class Arena:
         self.peer.forget()
         try:
             self.peer.load(self.folder)
-        except BaseException as error:
-            print(f"lost: {type(error).__name__}: {str(error)[:200]!r}", file=sys.stderr)
-            return
-        arrays = self.peer.arrays()
+            found = self._compare(self.peer.arrays())
+        except BaseException as error:  # of which torch's CheckpointException is one
+            found = "lost"
+            print(f"lost: {type(error).__name__}: {str(error)[:150]!r}", file=sys.stderr)
+        os.write(pipe, found.encode())
+
+    def _compare(self, arrays: list[peers.Array]) -> str:
+        complete = len(arrays) == len(peers.state_shapes(self.widths))
         for version, seed in VERSIONS.items():
-            if all(np.array_equal(a, peers.fresh(seed, i, a.shape)) for i, a in enumerate(arrays)):
-                os.write(pipe, version.encode())
-                return
-        os.write(pipe, b"mixed")
+            same = (np.array_equal(a, peers.fresh(seed, i, a.shape)) for i, a in enumerate(arrays))
+            if complete and all(same):
+                return version
+        return "mixed"
 
 
 def contest(name: str, options: argparse.Namespace) -> dict[str, float]:
@@ -223,6 +238,7 @@ def main() -> None:
     parser.add_argument("--one", choices=CONTESTANTS, help="this contestant only, as JSON")
     options = parser.parse_args()
     if options.one:
+        warnings.simplefilter("ignore")  # the same ones after every fork
         print(json.dumps(contest(options.one, options)))
         return
     results = {}
