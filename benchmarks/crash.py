@@ -27,10 +27,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.metadata
 import json
 import os
-import platform
 import random
 import shutil
 import signal
@@ -209,14 +207,8 @@ def contest(name: str, options: argparse.Namespace) -> dict[str, float]:
 
 def table(results: dict[str, dict[str, float]], options: argparse.Namespace) -> str:
     """The results in Markdown, with what a reader needs to know to repeat them."""
-    installed = {
-        d.name.lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()
-    }
-    versions = [f"{n} {installed[n]}" for n in peers.PACKAGES.split() if n in installed]
     lines = [
-        f"{options.megabytes:.0f} MB of state, seed {options.seed}. {platform.system()} "
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"{', '.join(versions)}.",
+        f"{options.megabytes:.0f} MB of state, seed {options.seed}. {peers.machine()}",
         "",
         "| | kills | old | new | mixed | lost | undisturbed save |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",

@@ -96,17 +96,23 @@ def test_nothing_is_removed_before_the_newer_one_is_committed(tmp_path: Path, mo
     assert milepost.verify(tmp_path) == []
 
 
-def test_a_damaged_manifest_is_warned_of_and_stops_nothing(tmp_path: Path):
-    manager = CheckpointManager(Checkpoint(a=np.zeros(4)), tmp_path, keep=KeepLast(2))
+@pytest.mark.parametrize(
+    ("keep", "kept"),
+    [
+        (KeepLast(1) | KeepSteps(1), [1, 3]),
+        # Whether the damaged one is the best cannot be known, so all are kept.
+        (KeepLast(1) | KeepBest("loss"), [1, 2, 3]),
+    ],
+)
+def test_a_damaged_manifest_is_warned_of_and_stops_nothing(tmp_path: Path, keep, kept):
+    checkpoint = Checkpoint(a=np.zeros(4))
     for step in (1, 2):
-        manager.save(step)
+        checkpoint.save(tmp_path, step, metrics={"loss": step})
     (tmp_path / "checkpoints" / f"{1:020d}.json").write_bytes(b"")
-    with pytest.warns(UserWarning, match="no data was removed.*0001.json is damaged"):
-        CheckpointManager(Checkpoint(a=np.ones(4)), tmp_path, keep=KeepLast(1) | KeepSteps(1)).save(
-            3
-        )
-    manager.close()
-    assert steps(tmp_path) == [1, 3]
+    with CheckpointManager(Checkpoint(a=np.ones(4)), tmp_path, keep=keep) as manager:
+        with pytest.warns(UserWarning, match="no data was removed.*0001.json is damaged"):
+            manager.save(3, metrics={"loss": 3})
+    assert steps(tmp_path) == kept
 
 
 def test_every_n_steps(tmp_path: Path):

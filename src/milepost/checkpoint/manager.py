@@ -13,7 +13,7 @@ from typing import Any, Self
 from milepost.checkpoint.checkpoint import Checkpoint, Path, as_storage
 from milepost.checkpoint.keep import Keep
 from milepost.checkpoint.plan import RestorePlan
-from milepost.errors import UsageError
+from milepost.errors import DamagedError, UsageError, VersionError
 from milepost.storage.base import Storage
 from milepost.store import SaveReport, Store, prune
 
@@ -144,12 +144,15 @@ class CheckpointManager:
 
     def _prune(self, saved: int) -> None:
         store = Store.open(self._storage)
-        keep = self._keep.steps(store) if self._keep else set(store.steps)
-        pruned = prune(store, keep | {saved, store.steps[-1]})
-        if pruned.unreadable is not None:
+        try:
+            keep = self._keep.steps(store) if self._keep else set(store.steps)
+            unreadable = prune(store, keep | {saved, store.steps[-1]}).unreadable
+        except (DamagedError, VersionError) as error:
+            unreadable = str(error)  # which is the best cannot be known: all are kept
+        if unreadable is not None:
             warnings.warn(
                 f"no data was removed from {store.name}, because a checkpoint cannot be read: "
-                f"{pruned.unreadable}",
+                f"{unreadable}",
                 stacklevel=3,
             )
 

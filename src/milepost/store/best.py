@@ -5,12 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from milepost.errors import StepNotFoundError, UsageError
-
-if TYPE_CHECKING:
-    from milepost.store.store import Store
 
 # Parts of metrics' names that say what is good. Anything else has to be said.
 _LOW = {
@@ -57,16 +53,17 @@ def ranked(
     return [-negative for _, negative in sorted(scored)]
 
 
-def best_step(store: Store, metric: str, direction: str = "best") -> int:
-    """The step of the best checkpoint by a metric.
+def best_step(
+    metrics: Mapping[int, Mapping[str, float]], metric: str, direction: str, store: str
+) -> int:
+    """The step of the best checkpoint by a metric. `store` is its name, for the message.
 
     Raises:
         StepNotFoundError: no checkpoint has that metric; the message says which there are.
     """
-    metrics = store.all_metrics()
     steps = ranked(metrics, metric, direction)
     if not steps:
         known = sorted({name for values in metrics.values() for name in values})
         has = f"its metrics are {', '.join(known)}" if known else "its checkpoints have no metrics"
-        raise StepNotFoundError(f"{store.name} has no step with the metric {metric!r}; {has}")
+        raise StepNotFoundError(f"{store} has no step with the metric {metric!r}; {has}")
     return steps[0]

@@ -192,7 +192,7 @@ class Store(Mapping[int, CheckpointSnapshot]):
                 f"expected a step's number, 'latest', 'best:METRIC', 'min:METRIC' or "
                 f"'max:METRIC', found {step!r}"
             )
-        return best_step(self, metric, direction)
+        return best_step(self.all_metrics(), metric, direction, self.name)
 
     def all_metrics(self) -> dict[int, Mapping[str, float]]:
         """The metrics of every step. Reads every manifest."""

@@ -1,0 +1,91 @@
+"""One table: a checkpoint is loaded into a model that has changed since. What happens?
+
+    python benchmarks/change.py --output change.md
+
+Two changes: the last layer is wider, so that shapes differ, or there is one layer more, so
+that some of its arrays were never saved. Every array of the changed model has values of its
+own before, which tells afterwards what the load did to it.
+
+Only what loads into objects that exist: `load_model` of Keras and milepost builds the model
+that was saved, and safetensors leaves what to load where to its user.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from typing import Any
+
+import numpy as np
+
+import peers
+
+WIDTHS = [64, 32, 16, 8]
+CHANGES = {"wider last layer": [64, 32, 16, 12], "one layer more": [64, 32, 16, 8, 8]}
+
+
+class TensorFlowSilent(peers.TensorFlowCheckpoint):
+    """Without the assertion that the documentation makes optional."""
+
+    name, title = "tensorflow-silent", "`tf.train.Checkpoint`, status not asked"
+
+    def load(self, folder: str) -> None:
+        self.checkpoint().restore(self.tool.train.latest_checkpoint(folder))
+
+
+_TORCH = [peers.Milepost, peers.TorchSave, peers.DistributedCheckpoint]
+_OTHERS = [peers.TensorFlowCheckpoint, TensorFlowSilent, peers.Orbax]
+LOADERS: dict[str, Any] = {kind.name: kind for kind in [*_TORCH, *_OTHERS]}
+
+
+def outcome(name: str, widths: list[int], folder: str) -> str:
+    """What a load does to a model of `widths`, in words."""
+    saved = LOADERS[name]()
+    saved.prepare(WIDTHS)
+    saved.fill(1)
+    saved.save(folder)
+    changed = LOADERS[name]()
+    changed.prepare(widths)
+    changed.fill(2)
+    try:
+        changed.load(folder)
+        verdict = "accepted"
+    except BaseException as error:  # of which torch's CheckpointException is one
+        print(f"{name}: {type(error).__name__}: {str(error)[:300]}", file=sys.stderr)
+        verdict = "refused"
+    arrays = changed.arrays()
+    touched = sum(not np.array_equal(a, peers.fresh(2, i, a.shape)) for i, a in enumerate(arrays))
+    return f"{verdict}, {touched} of {len(arrays)} arrays changed"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--output", help="a file that the table is written to, too")
+    parser.add_argument("--one", choices=LOADERS, help="this one only, one outcome a line")
+    options = parser.parse_args()
+    if options.one:
+        warnings.simplefilter("ignore")
+        for widths in CHANGES.values():
+            with tempfile.TemporaryDirectory() as folder:
+                print(outcome(options.one, widths, folder))
+        return
+    lines = [peers.machine(), "", f"| | {' | '.join(CHANGES)} |", "| --- " * 3 + "|"]
+    for name, kind in LOADERS.items():
+        command = [sys.executable, __file__, "--one", name]
+        environment = os.environ | peers.ENVIRONMENT
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, env=environment, check=True, text=True
+        )
+        lines.append(f"| {' | '.join([kind.title, *done.stdout.splitlines()[-2:]])} |")
+    print("\n".join(lines))
+    if options.output:
+        with open(options.output, "w", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
