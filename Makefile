@@ -34,7 +34,9 @@ lint: $(VENV)/dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/bench
-	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/crash.py
+	$(BIN)/python benchmarks/change.py
 
 clean:
 	rm -rf $(VENV) build dist

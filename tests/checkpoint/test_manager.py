@@ -109,9 +109,11 @@ def test_a_damaged_manifest_is_warned_of_and_stops_nothing(tmp_path: Path, keep,
     for step in (1, 2):
         checkpoint.save(tmp_path, step, metrics={"loss": step})
     (tmp_path / "checkpoints" / f"{1:020d}.json").write_bytes(b"")
-    with CheckpointManager(Checkpoint(a=np.ones(4)), tmp_path, keep=keep) as manager:
-        with pytest.warns(UserWarning, match="no data was removed.*0001.json is damaged"):
-            manager.save(3, metrics={"loss": 3})
+    with (
+        CheckpointManager(Checkpoint(a=np.ones(4)), tmp_path, keep=keep) as manager,
+        pytest.warns(UserWarning, match="no data was removed.*0001.json is damaged"),
+    ):
+        manager.save(3, metrics={"loss": 3})
     assert steps(tmp_path) == kept
 
 

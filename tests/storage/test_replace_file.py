@@ -15,6 +15,7 @@ from milepost.storage.faults import (
     disk_full,
     input_output_error,
 )
+from milepost.storage.filesystem import OperatingSystem
 from milepost.storage.local import replace_file
 
 OLD, NEW = b"the old one " * 100, b"the new one, which is longer " * 100
@@ -99,6 +100,26 @@ def test_a_living_writer_is_left_alone(tmp_path: Path) -> None:
 
     replace_file(str(tmp_path / "model"), parts(), 10)
     assert (tmp_path / "model").read_bytes() == b"begunended"
+
+
+def test_a_file_removed_before_it_is_locked_is_made_again(tmp_path: Path) -> None:
+    class Unlucky(OperatingSystem):
+        """Another process takes the first new file for a dead writer's."""
+
+        created = 0
+
+        def create(self, path: str) -> int:
+            handle = super().create(path)
+            self.created += 1
+            if self.created == 1:
+                os.unlink(path)
+            return handle
+
+    unlucky = Unlucky()
+    replace_file(str(tmp_path / "model"), PARTS, len(NEW), unlucky)
+    assert unlucky.created == 2
+    assert (tmp_path / "model").read_bytes() == NEW
+    assert os.listdir(tmp_path) == ["model"]
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

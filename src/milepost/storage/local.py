@@ -204,16 +204,35 @@ def replace_file(
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         _check_space(fs, folder, path, nbytes)
         _remove_dead(fs, folder, base)
+        with contextlib.ExitStack() as alive:
+            partial, handle = _create_locked(fs, folder, base, alive)
+            with _removed_on_error(fs, partial):
+                _fill(fs, handle, parts)
+                if not fs.renames_open_files:
+                    alive.close()
+                fs.rename(partial, os.path.join(folder, base))
+        fs.sync_folder(folder)
+
+
+def _create_locked(
+    fs: FileSystem, folder: str, base: str, alive: contextlib.ExitStack
+) -> tuple[str, Handle]:
+    """A new file, locked until `alive` ends, by which `_remove_dead` knows that its writer lives.
+
+    Another process may find it before it is locked, and remove it: then there is the next.
+    """
+    while True:
         partial = os.path.join(folder, f".{base}.{secrets.token_hex(8)}.partial")
         handle = fs.create(partial)
-        with _removed_on_error(fs, partial), contextlib.ExitStack() as alive:
-            # Whoever holds this lock is alive: `_remove_dead` of another process sees it.
-            alive.enter_context(fs.lock(partial, exclusive=True, wait=False))
-            _fill(fs, handle, parts)
-            if not fs.renames_open_files:
-                alive.close()
-            fs.rename(partial, os.path.join(folder, base))
-        fs.sync_folder(folder)
+        try:
+            with _removed_on_error(fs, partial), contextlib.suppress(FileNotFoundError):
+                alive.enter_context(fs.lock(partial, exclusive=True, wait=True))
+                if fs.exists(partial):
+                    return partial, handle
+        except BaseException:
+            fs.close(handle)
+            raise
+        fs.close(handle)
 
 
 def _remove_dead(fs: FileSystem, folder: str, base: str) -> None:
