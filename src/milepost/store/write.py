@@ -98,7 +98,7 @@ class Writer:
                 for name, leaf in state.leaves.items()
                 if is_array(leaf)
             }
-            new_pack = self._write_pack(step, digested)
+            new_pack, written = self._write_pack(step, digested)
             try:
                 final = self._complete(draft, state, digested)
                 self._commit(final, overwrite=overwrite)
@@ -107,7 +107,6 @@ class Writer:
                 raise
         if overwrite:
             self._when_alone(lambda: remove_replaced(self.store, step))
-        written = new_pack.nbytes if new_pack else 0
         nbytes = sum(leaf.nbytes for leaf in digested.values())
         return SaveReport(
             step, self.store.name, len(state.leaves), nbytes, written, time.monotonic() - began
@@ -147,19 +146,24 @@ class Writer:
         finally:
             source.close()
 
-    def _write_pack(self, step: int, digested: Mapping[str, DigestedArray]) -> PackRef | None:
-        """Write what no pack has yet; afterwards `_places` knows every digest."""
+    def _write_pack(
+        self, step: int, digested: Mapping[str, DigestedArray]
+    ) -> tuple[PackRef | None, int]:
+        """Write what no pack has yet; afterwards `_places` knows every digest.
+
+        Returns the new pack, if there is one, and how many bytes of arrays it holds.
+        """
         new = {piece.digest for leaf in digested.values() for piece in leaf.pieces}
         new -= self._places.keys()
         if not new:
-            return None
+            return None, 0
         plan = PackPlan()
         for leaf in digested.values():
             plan.add(leaf, new)
         ref, header, positions = plan.layout(layout.new_pack_name(step))
         self.store.storage.write(ref.name, plan.parts(header), ref.nbytes)
         self._places |= {d: Place(ref, position) for d, position in positions.items()}
-        return ref
+        return ref, plan.data_bytes
 
     def _discard(self, ref: PackRef | None) -> None:
         if ref is not None:
