@@ -91,7 +91,8 @@ def dtype_name(dtype: np.dtype[Any]) -> str:
     Raises:
         UnsupportedObjectError: the dtype is not numeric (objects, strings, records).
     """
-    name = _NAMES.get(dtype) or _NAMES.get(dtype.newbyteorder("="))
+    # NumPy's StringDType has no byte order, and raises when it is asked for another.
+    name = _NAMES.get(dtype if dtype.kind == "T" else dtype.newbyteorder("="))
     if name is not None:
         return name
     if dtype.kind in "mM":

@@ -8,6 +8,8 @@ from typing import TypeGuard
 # NumPy's own limit; it keeps a hostile shape from becoming a huge product.
 MAX_RANK = 64
 _MAX_SIZE = 2**63
+# Of any dtype: two 80-bit floats in 16 bytes each.
+_MAX_ITEMSIZE = 32
 
 
 def is_size(value: object) -> TypeGuard[int]:
@@ -21,10 +23,23 @@ def is_sizes(value: object) -> TypeGuard[list[int]]:
 
 
 def is_shape(value: object) -> TypeGuard[list[int]]:
-    """Whether a value of JSON can be a shape: one whose zeros hide no overflow, either."""
+    """Whether a value of JSON can be a shape: one whose zeros hide no overflow, either.
+
+    NumPy counts the bytes of an array without its zeros, and refuses those of 2**63 or more.
+    """
     return (
-        is_sizes(value) and len(value) <= MAX_RANK and math.prod(n for n in value if n) < _MAX_SIZE
+        is_sizes(value)
+        and len(value) <= MAX_RANK
+        and math.prod(n for n in value if n) * _MAX_ITEMSIZE < _MAX_SIZE
     )
+
+
+def shown(value: object) -> str:
+    """A value for a message, cut short. An integer of thousands of digits has no repr."""
+    try:
+        return f"{value!r:.80}"
+    except ValueError:
+        return f"a value of type {type(value).__name__}, too long to show"
 
 
 def is_writable(text: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 import milepost
 from milepost.errors import UsageError
+from milepost.limits import is_writable, shown
 
 # Packages whose version is recorded, if the program has imported them.
 _RECORDED = ("numpy", "keras", "tensorflow", "torch", "jax", "flax", "optax", "equinox")
@@ -32,15 +33,23 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Metrics as plain numbers: scalars of any framework become int or float.
 
     Raises:
-        UsageError: one is no number.
+        UsageError: one is no number, or none that fits a float.
     """
+    if not isinstance(metrics, Mapping):
+        raise UsageError(f"the metrics must be a mapping to numbers, found {shown(metrics)}")
     result = {}
     for name, value in metrics.items():
+        if not is_writable(str(name)):
+            raise UsageError(f"the metric {name!r} has a name that is no text")
         try:
             result[str(name)] = _number(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):
             raise UsageError(
-                f"the metric {name!r} should be a number, found {value!r:.80}"
+                f"the metric {name!r} should be a number, found {shown(value)}"
+            ) from None
+        except OverflowError:
+            raise UsageError(
+                f"the metric {name!r} should be a number that fits a float, found {shown(value)}"
             ) from None
     return result
 
@@ -51,9 +60,11 @@ def _number(value: Any) -> float:
     if type(value) is float:
         return value
     try:
-        return operator.index(value)
+        whole = operator.index(value)
     except TypeError:
         return float(value)
+    float(whole)  # others read it as a double
+    return whole
 
 
 def json_values(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,6 +74,8 @@ def json_values(metadata: Mapping[str, Any]) -> dict[str, Any]:
         UsageError: a value is none of JSON's.
     """
     try:
+        if not isinstance(metadata, Mapping):
+            raise TypeError(f"expected a mapping of them, found {shown(metadata)}")
         text = json.dumps(dict(metadata), allow_nan=False, ensure_ascii=False).encode()
         decoded = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:

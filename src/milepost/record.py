@@ -110,7 +110,7 @@ def encode_plain(value: Plain) -> Any:
         # Many JSON readers hold numbers as doubles, which are exact up to here only.
         return int(value) if abs(value) <= 2**53 else {"int": hex(value)}
     if is_writable(value):
-        return str(value)
+        return str.__str__(value)  # of an enum's member the value, not the name
     return {"str": base64.b64encode(value.encode("utf-8", "surrogatepass")).decode()}
 
 

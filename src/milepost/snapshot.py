@@ -323,8 +323,8 @@ def _no_such_leaf(snapshot: str, name: str, names: list[str]) -> str:
 
 
 @contextlib.contextmanager
-def closing_on_error(files: Sequence[ByteSource]) -> Iterator[None]:
-    """Close the files if the block that builds a snapshot over them fails."""
+def closing_on_error(files: Sequence[ByteSource | Snapshot]) -> Iterator[None]:
+    """Close the files, or snapshots, if the block that does something with them fails."""
     try:
         yield
     except BaseException:

@@ -29,6 +29,7 @@ __all__ = [
     "is_array",
     "is_plain",
     "join",
+    "replaced_at",
     "rule_at",
     "spec_of",
 ]
@@ -105,6 +106,7 @@ class Rule(enum.Flag):
     REPLACED = enum.auto()  # the object becomes what the snapshot says, whatever that is
     KEEPS = enum.auto()  # leaves that only the object has stay as they are
     IGNORES = enum.auto()  # leaves that only the snapshot has are left out
+    OPAQUE = enum.auto()  # with REPLACED: code that is not ours takes it back, and knows what fits
     FIXED = enum.auto()  # a plain leaf whose value must be the same on both sides
 
 
@@ -146,6 +148,12 @@ def ancestors(name: str) -> Iterator[str]:
     while name:
         name = name.rpartition("/")[0]
         yield name
+
+
+def replaced_at(rules: Mapping[str, Rule], name: str) -> str | None:
+    """The name of the outermost subtree around the leaf `name` that is replaced as a whole."""
+    found = [a for a in ancestors(name) if a != name and Rule.REPLACED in rules.get(a, Rule(0))]
+    return found[-1] if found else None
 
 
 def rule_at(rules: Mapping[str, Rule], name: str) -> Rule:

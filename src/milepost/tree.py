@@ -5,7 +5,7 @@ stay integers and tuples stay tuples. A node is None for a NumPy array or a plai
 `{"leaf": "torch"}` for the array of another framework, or the kind of a container:
 
     {"dict": [[key, node], ...]}        also OrderedDict, defaultdict, Counter
-    {"list": [node, ...]}               also tuple, set, frozenset, deque
+    {"list": [node, ...]}               also tuple, set, frozenset, deque (with "maxlen")
     {"namedtuple": [[field, node], ...], "class": "optax.ScaleByAdamState"}
     {"object": [[key, node], ...], "class": "mypackage.Params"}
 
@@ -131,10 +131,10 @@ def leaf_names(node: Structure, name: str) -> Iterator[str]:
         yield from leaf_names(child, join(name, key_text(key)))
 
 
-def containers(node: Structure, name: str) -> Iterator[str]:
-    """The names of all containers at and below `name`, empty ones too."""
+def containers(node: Structure, name: str) -> Iterator[tuple[str, str]]:
+    """The (name, kind) of all containers at and below `name`, empty ones too."""
     if kind_of(node) != "leaf":
-        yield name
+        yield name, kind_of(node)
     for key, child in children(node):
         yield from containers(child, join(name, key_text(key)))
 
@@ -153,7 +153,7 @@ def build(node: Structure, name: str, leaf: LeafMaker) -> Any:
     if len(parts) != len(items):
         raise DamagedError(f"the structure has a {kind}, {name!r}, with a key twice")
     if kind in SEQUENCES:
-        return _sequence(kind, list(parts.values()))
+        return _sequence(kind, list(parts.values()), node)
     if kind in MAPPINGS:
         return MAPPINGS[kind](parts)
     if kind == "namedtuple":
@@ -161,10 +161,12 @@ def build(node: Structure, name: str, leaf: LeafMaker) -> Any:
     return parts
 
 
-def _sequence(kind: str, parts: list[Any]) -> Any:
+def _sequence(kind: str, parts: list[Any], node: dict[str, Any]) -> Any:
     try:
+        if kind == "deque":
+            return collections.deque(parts, node.get("maxlen"))
         return SEQUENCES[kind](parts)
-    except TypeError as error:  # a set of lists
+    except (TypeError, ValueError) as error:  # a set of lists, a negative length
         raise DamagedError(f"the structure has a {kind} that cannot be: {error}") from None
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -205,3 +207,39 @@ def test_a_checkpoint_that_cannot_be_restored_is_an_error_not_a_fresh_start(tmp_
     manager = CheckpointManager(Checkpoint(a=np.ones(4)), tmp_path, on_sigterm=False)
     with pytest.raises(errors.RestoreRefusedError):
         manager.restore_or_initialize()
+
+
+def test_two_managers_of_one_store(tmp_path: Path, run_program):
+    program = """
+        import sys
+        import numpy as np
+        from milepost import Checkpoint, CheckpointManager, KeepBest, KeepLast, errors
+
+        me = int(sys.argv[1])
+        checkpoint = Checkpoint(a=np.zeros(100))
+        keep = KeepLast(1) | KeepBest("loss")
+        manager = CheckpointManager(checkpoint, "store", keep=keep)
+        for count in range(150):
+            checkpoint.a[:] = count + me / 2
+            try:
+                manager.save(metrics={"loss": (count * 7 + me) % 50})
+            except errors.StepExistsError:
+                pass
+        """
+    threads = [threading.Thread(target=run_program, args=(program, str(me))) for me in (0, 1)]
+    failures = []
+    hook, threading.excepthook = threading.excepthook, lambda failure: failures.append(failure)
+    try:
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            if (tmp_path / "store" / "milepost.json").exists():
+                assert milepost.verify(tmp_path / "store") == []
+                with contextlib.suppress(errors.StepNotFoundError):  # none yet
+                    assert np.ptp(np.asarray(milepost.open(tmp_path / "store").latest["a"])) == 0
+    finally:
+        for thread in threads:
+            thread.join()
+        threading.excepthook = hook
+    assert failures == []
+    assert milepost.verify(tmp_path / "store") == []

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import torch
 from safetensors.numpy import save_file
 from torch import nn
 
+import milepost
 from milepost import save_model
 
 
@@ -93,3 +96,29 @@ def test_what_has_seen_enough(store):
     finished = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert finished.stdout.endswith("step 3\n")
     assert finished.stderr == ""
+
+
+def test_a_step_of_thousands_of_digits(cli, store):
+    for command in ("show", "verify"):
+        finished = cli(command, store, "--step", "9" * 5000)
+        assert finished.status == 2
+        assert "expected a step of 20 digits at most, found 5000 digits" in finished.err
+    assert cli("show", store, "--step", "9" * 20).status == 3
+
+
+def test_a_dtype_smaller_than_a_byte_comes_as_bytes(cli, tmp_path):
+    described = {
+        "packed": {"dtype": "F4", "shape": [3, 2], "data_offsets": [0, 3]},
+        "six": {"dtype": "F6_E2M3", "shape": [4], "data_offsets": [3, 6]},
+        "whole": {"dtype": "F32", "shape": [1], "data_offsets": [6, 10]},
+    }
+    text = json.dumps(described).encode()
+    data = bytes(range(6)) + np.float32(0.5).tobytes()
+    (tmp_path / "x").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    with milepost.open(tmp_path / "x") as snapshot:
+        assert np.asarray(snapshot["packed"]).tolist() == [0, 1, 2]
+        assert np.asarray(snapshot["six"]).tolist() == [3, 4, 5]
+        assert np.asarray(snapshot["six"]).dtype == np.uint8
+        assert np.asarray(snapshot["whole"]).tolist() == [0.5]
+    assert "packed  uint8" in cli("show", "x").out
+    assert cli("verify", "x").status == 0

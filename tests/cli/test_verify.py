@@ -56,4 +56,8 @@ def test_damage_that_leaves_nothing_to_read(cli, store, tmp_path):
 
 def test_what_cannot_be_verified(cli, tmp_path):
     assert cli("verify", "nothing").status == 3
+    milepost.Checkpoint(a=1).save(tmp_path / "store")
+    finished = cli("verify", "store", "--step", 9)
+    assert (finished.status, finished.out) == (3, "")
+    assert "has no step 9; it has 1" in finished.err
     assert cli("verify", ".").status == 2

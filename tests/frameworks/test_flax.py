@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import optax
+import pytest
 from flax import nnx
 
 import milepost
-from milepost import Checkpoint
+from milepost import Checkpoint, errors
 from milepost.testing import FrameworkTests
 
 
@@ -91,3 +93,34 @@ def test_modules_are_restored_in_place(tmp_path):
     assert other.linear.kernel is kernel
     assert (kernel.get_value() == expected).all()
     assert (model(jnp.ones((2, 3))) == other(jnp.ones((2, 3)))).all()
+
+
+def test_paths_that_read_the_same_are_refused(tmp_path):
+    module = nnx.Dict({"a/b": nnx.Param(jnp.ones(1)), "a": nnx.Dict(b=nnx.Param(jnp.zeros(1)))})
+    with pytest.raises(errors.UnsupportedObjectError, match="two leaves have the name 'm/a/b'"):
+        Checkpoint(m=module).save(tmp_path)
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["a variable", "a module's"])
+def test_a_variable_s_hooks_change_neither_what_is_saved_nor_what_is_restored(tmp_path, inside):
+    class Hooked(nnx.Param):
+        def get_value(self, **options):
+            return super().get_value(**options) * 10
+
+        def set_value(self, value, **options):
+            super().set_value(value + 1, **options)
+
+    saved, live = Hooked(jnp.full(2, 3.0)), Hooked(jnp.zeros(2))
+    Checkpoint(v=nnx.Dict(v=saved) if inside else saved).save(tmp_path)
+    Checkpoint(v=nnx.Dict(v=live) if inside else live).restore(tmp_path)
+    assert live.get_raw_value().tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["a variable", "a module's"])
+def test_a_variable_that_is_a_reference_is_restored_in_place(tmp_path, inside):
+    saved, live = nnx.Param(jnp.ones(2), ref=True), nnx.Param(jnp.zeros(2), ref=True)
+    reference = live.get_raw_value()
+    Checkpoint(v=nnx.Dict(v=saved) if inside else saved).save(tmp_path)
+    Checkpoint(v=nnx.Dict(v=live) if inside else live).restore(tmp_path)
+    assert live.get_raw_value() is reference
+    assert jax.device_get(reference[...]).tolist() == [1, 1]

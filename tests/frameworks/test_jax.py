@@ -196,3 +196,98 @@ def test_arrays_of_numpy_in_a_tree_stay_numpy(tmp_path):
     checkpoint.restore(tmp_path)
     assert isinstance(checkpoint.params["a"], np.ndarray)
     assert isinstance(checkpoint.params["b"], jax.Array)
+
+
+def test_an_array_of_64_bits_keeps_them_in_a_program_that_has_32(tmp_path):
+    with jax.enable_x64(True):
+        wide = {"a": [jnp.array([2**40, 3]), jnp.array(0.1)]}
+        live = {"a": [jnp.zeros(2, jnp.int64)]}
+    Checkpoint(t=wide).save(tmp_path)
+    checkpoint = Checkpoint(t=live)
+    checkpoint.restore(tmp_path)
+    old, added = checkpoint.t["a"]
+    assert (old.dtype, old.tolist()) == (jnp.int64, [2**40, 3])
+    assert isinstance(added, jax.Array)
+    assert (added.dtype, added.item()) == (jnp.float64, 0.1)
+
+
+def test_what_was_free_to_move_to_other_devices_still_is(run_program):
+    run_program(
+        """
+        import jax, jax.numpy as jnp, milepost
+        from jax.sharding import NamedSharding, PartitionSpec
+        from milepost import Checkpoint
+        first, second, *_ = jax.devices()
+        batch = NamedSharding(jax.make_mesh((4,), ("x",)), PartitionSpec("x"))
+        with jax.default_device(second):
+            there = {"w": jnp.ones(2), "k": jax.random.key(0)}
+        free = {"w": jnp.ones((4, 2)), "k": jax.random.key(0), "lr": jnp.asarray(0.1)}
+        bound = jax.device_put({"w": jnp.ones(2), "k": jax.random.key(0)}, second)
+        tree = {"free": free, "bound": bound, "there": there}
+
+        def check(tree):
+            for part, committed in {"free": False, "there": False, "bound": True}.items():
+                assert all(leaf.committed is committed for leaf in jax.tree.leaves(tree[part]))
+            places = [jax.tree.leaves(tree[part])[0].devices() for part in tree]
+            assert places == [{first}, {second}, {second}], places
+            x = jax.device_put(jnp.ones((8, 4)), batch)
+            jax.jit(lambda t, x: x @ t["w"] * t["lr"] + jax.random.normal(t["k"]))(tree["free"], x)
+
+        checkpoint = Checkpoint(state=tree)
+        check(checkpoint.state)
+        checkpoint.save("store")
+        checkpoint.restore("store")
+        check(checkpoint.state)
+        check(milepost.load_state("store", like=tree))
+        """,
+        XLA_FLAGS="--xla_force_host_platform_device_count=4",
+    )
+
+
+def test_a_weakly_typed_array_stays_weakly_typed(tmp_path):
+    tree = {"rate": jnp.asarray(0.1), "count": jnp.asarray(3), "many": 0.1 * jnp.arange(3)}
+    assert all(leaf.weak_type for leaf in tree.values())
+    milepost.save_state(tmp_path, tree)
+    for like in (jax.tree.map(jnp.zeros_like, tree), jax.eval_shape(lambda: tree)):
+        loaded = milepost.load_state(tmp_path, like=like)
+        for name, leaf in tree.items():
+            assert loaded[name].weak_type
+            assert loaded[name].dtype == leaf.dtype
+            assert loaded[name].tolist() == leaf.tolist()
+    assert (loaded["rate"] * jnp.ones(1, jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_a_weakly_typed_array_keeps_every_bit(tmp_path):
+    signalling = np.array(0x7F800001, np.uint32).view(np.float32)
+    Checkpoint(rate=jnp.asarray(signalling)).save(tmp_path)
+    checkpoint = Checkpoint(rate=jnp.asarray(0.1))
+    checkpoint.restore(tmp_path)
+    assert checkpoint.rate.weak_type
+    assert np.asarray(checkpoint.rate).view(np.uint32) == 0x7F800001
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_an_abstract_key_is_something_to_restore_into(tmp_path, impl):
+    def make(seed=0):
+        key = jax.random.key(seed, impl=impl)
+        return {"one": key, "many": jax.random.split(key, (2, 3))}
+
+    milepost.save_state(tmp_path, make(7))
+    loaded = milepost.load_state(tmp_path, like=jax.eval_shape(make))
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), loaded, make(7))
+    assert same == {"one": True, "many": True}
+    with pytest.raises(errors.UnsupportedObjectError, match="state/many/data is abstract"):
+        milepost.save_state(tmp_path, jax.eval_shape(make))
+    other = jax.eval_shape(lambda: {"one": jax.random.key(0, impl="unsafe_rbg")})
+    with pytest.raises(errors.RestoreRefusedError, match="found"):
+        milepost.load_state(tmp_path, like=other)
+
+
+def test_arrays_whose_memory_was_given_away_are_restored(tmp_path):
+    tree = {"a": jnp.arange(3.0), "rate": jnp.asarray(0.1)}
+    Checkpoint(tree=tree).save(tmp_path)
+    for leaf in tree.values():
+        leaf.delete()  # as `donate_argnums` does
+    Checkpoint(tree=tree).restore(tmp_path)
+    assert tree["a"].tolist() == [0, 1, 2]
+    assert tree["rate"].weak_type

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import milepost
-from milepost import Checkpoint, dtypes
+from milepost import Checkpoint, dtypes, errors
 from milepost.testing import FrameworkTests
 
 
@@ -136,3 +136,16 @@ def test_arrays_that_share_memory_are_tied():
     base = np.arange(4, dtype=ml_dtypes.bfloat16)
     objects = {"a": base, "b": base, "c": base[:2], "d": base.copy()}
     assert capture_objects(objects, frameworks.finder()).ties == {"b": "a"}
+
+
+def test_a_masked_array_is_refused_for_its_mask(tmp_path):
+    masked = np.ma.array([1.0, 2.0], mask=[False, True])
+    with pytest.raises(errors.UnsupportedObjectError, match=r"a/0 is a masked array.*\.mask"):
+        Checkpoint(a=[masked]).save(tmp_path)
+    with pytest.raises(errors.UnsupportedObjectError, match="a is a masked array"):
+        Checkpoint(a=np.ma.masked).save(tmp_path)
+
+
+def test_an_array_of_strings_of_any_length_is_refused(tmp_path):
+    with pytest.raises(errors.UnsupportedObjectError, match="a: dtype StringDType.* strings"):
+        Checkpoint(a=np.array(["a", "bcd"], np.dtypes.StringDType())).save(tmp_path)

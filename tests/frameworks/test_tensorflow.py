@@ -139,3 +139,12 @@ def test_global_generators_go_on_in_a_new_process(tmp_path, run_program):
         print(tf.random.normal([2]).numpy(), tf.random.get_global_generator().normal([2]).numpy())
         """
     assert run_program(program, "save").stdout == run_program(program, "restore").stdout
+
+
+def test_a_variable_of_an_open_shape(tmp_path):
+    variable = tf.Variable([1.0, 2.0], shape=tf.TensorShape([None]))
+    Checkpoint(v=variable).save(tmp_path)
+    variable.assign([3.0, 4.0])
+    Checkpoint(v=variable).restore(tmp_path)
+    assert variable.numpy().tolist() == [1.0, 2.0]
+    assert variable.shape.as_list() == [None]

@@ -176,21 +176,156 @@ def test_an_optimizer_of_fewer_parameters_is_refused_and_named(tmp_path):
     )
 
 
-def test_groups_go_by_their_members(tmp_path):
-    def make(order):
-        model = make_model()
-        parts = {"head": model[3].parameters(), "body": model[0].parameters()}
-        rates = {"head": 0.1, "body": 0.001}
-        groups = [{"params": parts[name], "lr": rates[name]} for name in order]
-        return model, torch.optim.SGD(groups, momentum=0.9)
+def make_groups(order, schedule=None):
+    """A model whose head and body have their own rates, as groups in the given order."""
+    model = make_model()
+    groups = {
+        "head": {"params": list(model[3].parameters()), "lr": 0.1},
+        "body": {"params": list(model[0].parameters()), "lr": 0.001},
+    }
+    optimizer = torch.optim.SGD([groups[name] for name in order], momentum=0.9)
+    parts = {"model": model, "optimizer": optimizer}
+    if schedule:
+        parts["schedule"] = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+    return Checkpoint(**parts)
 
-    model, optimizer = make(["head", "body"])
-    for group in optimizer.param_groups:
+
+def rates(checkpoint):
+    return [group["lr"] for group in checkpoint.optimizer.param_groups]
+
+
+@pytest.mark.parametrize("order", [["head", "body"], ["body", "head"]])
+def test_groups_in_the_order_in_which_they_were_saved_restore_exactly(tmp_path, order):
+    first, second = (make_groups(order, lambda epoch: 0.5**epoch) for _ in range(2))
+    for _ in range(3):
+        first.optimizer.step()
+        first.schedule.step()
+    # The parameters of a group in another order change nothing.
+    second.optimizer.param_groups[0]["params"].reverse()
+    first.save(tmp_path)
+    assert second.restore(tmp_path).is_exact
+    for checkpoint in (first, second):
+        checkpoint.optimizer.step()
+        checkpoint.schedule.step()
+    assert rates(second) == rates(first)
+
+
+def test_groups_in_another_order_are_refused_because_schedulers_count_them(tmp_path):
+    first = make_groups(["head", "body"], lambda epoch: 0.5**epoch)
+    first.save(tmp_path)
+    swapped = make_groups(["body", "head"], lambda epoch: 0.5**epoch)
+    name = "optimizer/param_groups/0/#position: expected 0, found 1"
+    with pytest.raises(errors.RestoreRefusedError, match=name):
+        swapped.restore(tmp_path)
+
+
+def test_without_a_strict_restore_options_of_groups_go_by_their_members(tmp_path):
+    first = make_groups(["head", "body"])
+    for group in first.optimizer.param_groups:
         group["lr"] /= 10  # as a schedule does
+    first.save(tmp_path)
+    swapped = make_groups(["body", "head"])
+    swapped.restore(tmp_path, strict=False)
+    assert rates(swapped) == [0.0001, 0.01]
+    assert "#position" not in swapped.optimizer.param_groups[0]
+
+
+def test_a_checkpoint_from_before_positions_and_labels_restores(tmp_path, monkeypatch):
+    def make(order=1):
+        named = list(make_model().named_parameters())[::order]
+        return torch.optim.Adam([{"params": named[:3]}, {"params": named[3:]}])
+
+    with monkeypatch.context() as older:
+        older.setattr("milepost.frameworks.torch.optimizer._LABELS", "none")
+        Checkpoint(optimizer=make()).save(tmp_path / "labels")
+        # As the leaves were called then.
+        older.setattr("milepost.frameworks.torch.optimizer._POSITION", "unknown to milepost")
+        Checkpoint(optimizer=make()).save(tmp_path / "both")
+    assert "optimizer/param_groups/0/param_names/0" in milepost.open(tmp_path / "both").latest
+    assert "optimizer/param_groups/0/#position" not in milepost.open(tmp_path / "both").latest
+    for path in ("labels", "both"):
+        optimizer = make(-1)
+        before = [list(group["param_names"]) for group in optimizer.param_groups]
+        plan = Checkpoint(optimizer=optimizer).restore(tmp_path / path)
+        assert plan.is_exact
+        assert plan.count("ignored") == 6
+        assert [group["param_names"] for group in optimizer.param_groups] == before
+
+
+def test_the_names_of_named_parameters_stay_with_their_parameters(tmp_path):
+    model = make_model()
+    Checkpoint(model=model, optimizer=torch.optim.Adam(model.named_parameters())).save(tmp_path)
+    backwards = torch.optim.Adam(reversed(list(model.named_parameters())))
+    assert Checkpoint(model=model, optimizer=backwards).restore(tmp_path).is_exact
+    [group] = backwards.param_groups
+    for name, parameter in zip(group["param_names"], group["params"], strict=True):
+        assert parameter is model.get_parameter(name)
+
+
+def test_options_that_are_tensors_are_the_optimizers_own(tmp_path):
+    model = make_model()
+    optimizer = torch.optim.Adam(model.parameters(), lr=torch.tensor(0.01))
+    checkpoint = Checkpoint(model=model, optimizer=optimizer)
+    checkpoint.save(tmp_path)
+    optimizer.param_groups[0]["lr"].fill_(5.0)  # as a schedule does
+    for _ in range(2):
+        checkpoint.restore(tmp_path)
+        rate = optimizer.param_groups[0]["lr"]
+        assert isinstance(rate, torch.Tensor)
+        assert torch.equal(rate, torch.tensor(0.01))
+        rate.fill_(7.0)
+
+
+class Counting(torch.optim.SGD):
+    """State of no parameter, as some optimizers have."""
+
+    def step(self, closure=None):
+        self.state["global"] = {"steps": self.state.get("global", {"steps": 0})["steps"] + 1}
+        return super().step(closure)
+
+
+def test_state_of_no_parameter(tmp_path):
+    model = make_model()
+    optimizer = Counting(model.parameters(), lr=0.1)
+    checkpoint = Checkpoint(model=model, optimizer=optimizer)
+    checkpoint.save(tmp_path, step=1)
+    train(model, optimizer, 2)
+    checkpoint.save(tmp_path, step=2)
+    other = Counting(model.parameters(), lr=0.1)
+    other_checkpoint = Checkpoint(model=model, optimizer=other)
+    assert other_checkpoint.restore(tmp_path, step=2).is_exact
+    assert other.state["global"] == {"steps": 2}
+    assert other_checkpoint.restore(tmp_path, step=1).is_exact
+    assert "global" not in other.state
+
+
+class Averaging(torch.optim.SGD):
+    """A `state_dict` with more than PyTorch's own keys."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, lr=0.1)
+        self.average = {"n": 0, "sum": torch.zeros(2)}
+
+    def state_dict(self):
+        return {**super().state_dict(), "average": self.average}
+
+    def load_state_dict(self, state):
+        self.average = state["average"]
+        super().load_state_dict(state)
+
+
+def test_what_an_optimizers_own_state_dict_adds(tmp_path):
+    model = make_model()
+    optimizer = Averaging(model.parameters())
+    optimizer.average = {"n": 2, "sum": torch.tensor([1.0, 2.0])}
     Checkpoint(model=model, optimizer=optimizer).save(tmp_path)
-    other, swapped = make(["body", "head"])
-    assert Checkpoint(model=other, optimizer=swapped).restore(tmp_path).is_exact
-    assert [group["lr"] for group in swapped.param_groups] == [0.0001, 0.01]
+    other = Averaging(model.parameters())
+    assert Checkpoint(model=model, optimizer=other).restore(tmp_path).is_exact
+    assert other.average["n"] == 2
+    assert other.average["sum"].tolist() == [1.0, 2.0]
+    plain = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(errors.RestoreRefusedError, match="optimizer/average/n"):
+        Checkpoint(model=model, optimizer=plain).restore(tmp_path)
 
 
 def test_going_back_to_before_the_first_step_clears_the_state(tmp_path):
@@ -215,6 +350,21 @@ def test_state_keeps_its_dtype_beside_parameters_of_another(tmp_path):
     restored = optimizer.state[model.weight]["momentum_buffer"]
     assert restored.dtype == torch.float32
     assert torch.equal(restored, expected)
+
+
+def test_nested_state_keeps_its_dtype_and_its_strings(tmp_path):
+    model = nn.Linear(3, 2).to(torch.bfloat16)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    nested = {"list": [torch.rand(2), (torch.rand(3), 1)], "dict": {"m": torch.rand(2)}}
+    optimizer.state[model.weight] = {**nested, "mode": "warm"}
+    Checkpoint(model=model, optimizer=optimizer).save(tmp_path)
+    other = torch.optim.SGD(model.parameters(), lr=0.1)
+    assert Checkpoint(model=model, optimizer=other).restore(tmp_path).is_exact
+    state = other.state[model.weight]
+    assert state["mode"] == "warm"
+    assert torch.equal(state["list"][0], nested["list"][0])
+    assert torch.equal(state["list"][1][0], nested["list"][1][0])
+    assert torch.equal(state["dict"]["m"], nested["dict"]["m"])
 
 
 def test_an_optimizer_without_its_model_goes_by_position(tmp_path):
@@ -329,6 +479,17 @@ def test_strided_empty_scalar_and_conjugate_tensors(tmp_path, make):
     assert torch.equal(target.detach(), expected)
 
 
+def with_buffer(tensor):
+    module = nn.Linear(2, 2)
+    module.register_buffer("b", tensor)
+    return module
+
+
+def made_in_inference_mode():
+    with torch.inference_mode():
+        return torch.ones(3)
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
@@ -337,7 +498,16 @@ def test_strided_empty_scalar_and_conjugate_tensors(tmp_path, make):
             lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
             "dtype torch.qint8",
         ),
-        (lambda: torch.ones(2, device="meta"), "on the meta device"),
+        (lambda: torch.ones(2, device="meta"), "on the meta device.*to_empty"),
+        (lambda: nn.Linear(2, 2, device="meta"), "weight is on the meta device.*to_empty"),
+        (
+            lambda: torch.optim.Adam(nn.Linear(2, 2, device="meta").parameters()),
+            "holds parameters on the meta device.*to_empty",
+        ),
+        (lambda: torch.zeros(1).expand(4), r"shape \[4\] but fewer.*contiguous"),
+        (lambda: with_buffer(torch.zeros(2, 1).expand(2, 3)), r"b has the shape \[2, 3\]"),
+        (lambda: made_in_inference_mode(), "inference_mode.*clone it outside"),
+        (lambda: with_buffer(made_in_inference_mode()), "b was made in torch.inference_mode"),
         (lambda: nn.LazyLinear(3), "is lazy; run one batch first"),
     ],
 )
@@ -345,6 +515,57 @@ def test_strided_empty_scalar_and_conjugate_tensors(tmp_path, make):
 def test_what_cannot_be_saved_says_why(tmp_path, make, reason):
     with pytest.raises(errors.UnsupportedObjectError, match=f"thing.*{reason}"):
         Checkpoint(thing=make()).save(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Linear(2, 2, device="meta"),
+        lambda: with_buffer(torch.zeros(1).expand(4)),
+        lambda: with_buffer(made_in_inference_mode()),
+    ],
+    ids=["meta", "expanded", "inference"],
+)
+def test_what_cannot_be_changed_in_place_is_refused_before_anything_is(tmp_path, make):
+    whole = with_buffer(torch.ones(make().b.shape)) if hasattr(make(), "b") else nn.Linear(2, 2)
+    Checkpoint(first=torch.ones(2), net=whole).save(tmp_path)
+    first = torch.zeros(2)
+    with pytest.raises(errors.UnsupportedObjectError, match="net/"):
+        Checkpoint(first=first, net=make()).restore(tmp_path)
+    assert not first.any()
+
+
+def test_a_model_from_the_meta_device_restores_once_it_is_real(tmp_path):
+    def make(device):
+        net = nn.Linear(4, 2, device=device).to_empty(device="cpu")
+        return Checkpoint(net=net, optimizer=torch.optim.Adam(net.parameters()))
+
+    real, other = make("cpu"), make("meta")
+    with torch.no_grad():
+        real.net.weight.fill_(1)
+    real.save(tmp_path)
+    assert other.restore(tmp_path).is_exact
+    assert torch.equal(other.net.weight, real.net.weight)
+    assert other.optimizer.param_groups[0]["params"][0] is other.net.weight
+
+
+def test_a_view_that_only_looks_expanded_restores(tmp_path):
+    module = with_buffer(torch.arange(3.0).expand((1, -1)))
+    Checkpoint(net=module).save(tmp_path)
+    other = with_buffer(torch.zeros(3).expand((1, -1)))
+    assert Checkpoint(net=other).restore(tmp_path).is_exact
+    assert other.b.tolist() == [[0, 1, 2]]
+
+
+def test_inside_of_inference_mode_its_tensors_restore(tmp_path):
+    with torch.inference_mode():
+        module = nn.Linear(2, 2)
+        checkpoint = Checkpoint(net=module, random=milepost.RandomState())
+        checkpoint.save(tmp_path)
+        expected = module.weight.clone()
+        module.weight.zero_()
+        checkpoint.restore(tmp_path)
+        assert torch.equal(module.weight, expected)
 
 
 def test_tied_weights_are_written_once_and_stay_tied(tmp_path):
@@ -393,6 +614,63 @@ def test_buffers_and_extra_state(tmp_path):
     assert other.log == ["a", 1]
 
 
+class Fussy(nn.Module):
+    """Extra state that may fail to be set, beside a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+        self.count = 0
+        self.fails = False
+
+    def get_extra_state(self):
+        return {"count": self.count}
+
+    def set_extra_state(self, state):
+        if self.fails:
+            raise ValueError("not today")
+        self.count = state["count"]
+
+
+def test_extra_state_that_fails_leaves_everything_as_it_was(tmp_path):
+    parts = nn.Sequential(nn.Linear(2, 2), Fussy(), Fussy())
+    checkpoint = Checkpoint(net=parts)
+    checkpoint.save(tmp_path)
+    with torch.no_grad():
+        for parameter in parts.parameters():
+            parameter.add_(1)
+    parts[1].count, parts[2].fails = 5, True
+    before = {k: v.clone() for k, v in parts.named_parameters()}
+    with pytest.raises(ValueError, match="not today"):
+        checkpoint.restore(tmp_path)
+    assert same(dict(parts.named_parameters()), before)
+    assert parts[1].count == 5
+
+
+def test_an_optimizer_that_fails_to_load_leaves_everything_as_it_was(tmp_path):
+    class Failing(Averaging):
+        def load_state_dict(self, state):
+            super().load_state_dict(state)
+            if state["average"]["n"] == 0:
+                raise ValueError("not today")
+
+    model = make_model()
+    first, second = Averaging(model.parameters()), Failing(model.parameters())
+    checkpoint = Checkpoint(model=model, first=first, second=second)
+    checkpoint.save(tmp_path)
+    train(model, first)
+    for optimizer in (first, second):
+        optimizer.average["n"] = 3
+        optimizer.param_groups[0]["lr"] = 0.5
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(ValueError, match="not today"):
+        checkpoint.restore(tmp_path)
+    assert same(model.state_dict(), before)
+    for optimizer in (first, second):
+        assert optimizer.average["n"] == 3
+        assert optimizer.param_groups[0]["lr"] == 0.5
+
+
 def test_parameters_keep_their_identity_and_grad_flag(tmp_path):
     model = make_model()
     model[0].weight.requires_grad_(False)
@@ -428,6 +706,26 @@ def test_a_wrapped_model_has_the_names_of_what_is_inside(tmp_path, wrap):
     other = make_model(1)
     assert Checkpoint(model=other).restore(tmp_path).is_exact
     assert same(other.state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize("compiled_first", [True, False])
+def test_a_model_with_a_compiled_part_has_the_names_of_one_without(tmp_path, compiled_first):
+    def make(is_compiled):
+        model = make_model()
+        if is_compiled:
+            model[0] = torch.compile(model[0], backend="eager")
+        optimizer = torch.optim.Adam(model.parameters())
+        return Checkpoint(model=model, optimizer=optimizer)
+
+    first, other = make(compiled_first), make(not compiled_first)
+    train(first.model, first.optimizer)
+    first.save(tmp_path)
+    assert "optimizer/state/model/0.weight/exp_avg" in milepost.open(tmp_path).latest
+    assert other.restore(tmp_path).is_exact
+    for mine, theirs in zip(first.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+        states = [c.optimizer.state[p] for c, p in ((first, mine), (other, theirs))]
+        assert torch.equal(states[0]["exp_avg"], states[1]["exp_avg"])
 
 
 def test_global_generator(tmp_path):

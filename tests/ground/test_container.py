@@ -405,10 +405,19 @@ def test_too_many_dimensions_are_refused(dimensions):
 
 
 @pytest.mark.parametrize(
-    "shape", [[2**62, 4, 2**62], [2**63 - 1] * 64, [2**62, 8, 0], [0, 2**40, 2**40]]
+    "shape", [[2**62, 4, 2**62], [2**63 - 1] * 64, [2**62, 8, 0], [0, 2**40, 2**40], [0, 2**60]]
 )
-def test_a_shape_that_overflows_is_refused(shape):
-    refuse({"a": entry("U8", shape, [0, 0])}, b"", match="shape too large")
+@pytest.mark.parametrize("code", ["U8", "F64"])
+def test_a_shape_that_overflows_is_refused(code, shape):
+    """Of elements or of bytes, though a zero makes it none of either."""
+    refuse({"a": entry(code, shape, [0, 0])}, b"", match="shape too large")
+
+
+@pytest.mark.parametrize("code", sorted(ITEMSIZES))
+def test_an_empty_shape_that_is_read_can_be_made(code):
+    document = {"a": entry(code, [0, 2**57], [0, 0])}
+    [tensor] = read_header(file_of(document)).tensors.values()
+    assert np.zeros(tensor.shape, dtypes.numpy_dtype(dtypes.CODE_NAMES[code])).size == 0
 
 
 @pytest.mark.parametrize("code", [["F32"], {"F32": 1}, None, 5])

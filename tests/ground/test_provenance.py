@@ -162,3 +162,35 @@ def test_whole_numbers_stay_exact():
 def test_metadata_without_a_utf_8_form_is_refused():
     with pytest.raises(UsageError, match="metadata must be JSON"):
         provenance.json_values({"note": "\ud800"})
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), 10**5000])
+def test_a_metric_that_does_not_fit_a_float_is_refused(value):
+    with pytest.raises(UsageError, match="metric 'loss' should be a number that fits a float"):
+        provenance.numbers({"loss": value})
+
+
+@pytest.mark.parametrize("metrics", [[1], [("loss", 1)], "loss", 3, []])
+def test_metrics_that_are_no_mapping_are_refused(metrics):
+    with pytest.raises(UsageError, match="metrics must be a mapping to numbers"):
+        provenance.numbers(metrics)
+
+
+def test_a_metric_whose_name_has_no_utf_8_form_is_refused():
+    with pytest.raises(UsageError, match=r"the metric '\\ud800' has a name that is no text"):
+        provenance.numbers({"\ud800": 1})
+
+
+def test_a_number_whose_framework_refuses_is_refused():
+    class Tensor:
+        def __float__(self):
+            raise RuntimeError("a Tensor with 2 elements cannot be converted to Scalar")
+
+    with pytest.raises(UsageError, match="should be a number, found <"):
+        provenance.numbers({"loss": Tensor()})
+
+
+@pytest.mark.parametrize("metadata", [[("a", 1)], "ab", 3, []])
+def test_metadata_that_only_looks_like_a_mapping_is_refused(metadata):
+    with pytest.raises(UsageError, match="metadata must be JSON values.*expected a mapping"):
+        provenance.json_values(metadata)

@@ -153,3 +153,132 @@ def test_a_changed_model_is_refused(tmp_path):
 def test_every_is_epoch_or_a_number_of_batches(every):
     with pytest.raises(errors.UsageError, match="every"):
         CheckpointCallback("somewhere", every=every)
+
+
+# Batches of 2: an epoch has 6.
+SMALL = 2
+
+
+def dense_model(**options) -> keras.Model:
+    keras.utils.set_random_seed(1)
+    layers = [keras.Input((5,)), keras.layers.Dense(4), keras.layers.Dropout(0.3)]
+    model = keras.Sequential([*layers, keras.layers.Dense(3)])
+    model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"], **options)
+    return model
+
+
+def fit_small(path, model, *more, interrupt=None, epochs=3, **options):
+    callbacks = [CheckpointCallback(path, every=1, **options), *more]
+    if interrupt:
+        callbacks.append(Interrupt(interrupt))
+    fixed = {"batch_size": SMALL, "shuffle": False, "verbose": 0}
+    return model.fit(X, Y, epochs=epochs, callbacks=callbacks, **fixed).history
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch has no steps_per_execution")
+class TestStepsPerExecution:
+    @pytest.mark.parametrize("interrupt", [1, 2, 3, 4])
+    def test_an_epoch_that_it_does_not_divide(self, tmp_path, interrupt):
+        whole = dense_model(steps_per_execution=4)
+        fit_small(tmp_path / "whole", whole)
+        assert milepost.open(tmp_path / "whole").steps == [4, 6, 10, 12, 16, 18]
+        with pytest.raises(KeyboardInterrupt):
+            fit_small(tmp_path / "parts", dense_model(steps_per_execution=4), interrupt=interrupt)
+        resumed = dense_model(steps_per_execution=4)
+        fit_small(tmp_path / "parts", resumed)
+        assert int(resumed.optimizer.iterations) == 18
+        assert values(resumed) == values(whole)
+        assert milepost.open(tmp_path / "parts").steps == milepost.open(tmp_path / "whole").steps
+
+    def test_data_that_ends_before_its_steps(self, tmp_path):
+        model = dense_model(steps_per_execution=4)
+        options = {"batch_size": SMALL, "steps_per_epoch": 10, "verbose": 0}
+        with pytest.warns(UserWarning, match="ran out of data"):
+            model.fit(X, Y, callbacks=[CheckpointCallback(tmp_path, every=1)], **options)
+        assert milepost.open(tmp_path).steps == [4, 6]
+
+    def test_another_one_in_the_midst_of_an_epoch(self, tmp_path):
+        with pytest.raises(KeyboardInterrupt):
+            fit_small(tmp_path, dense_model(), interrupt=3)
+        with pytest.raises(errors.UsageError, match="batch 3 of an epoch of 6.*divides 3"):
+            fit_small(tmp_path, dense_model(steps_per_execution=4))
+        resumed = dense_model(steps_per_execution=3)
+        fit_small(tmp_path, resumed)
+        assert int(resumed.optimizer.iterations) == 18
+
+
+def test_passing_over_never_reaches_into_the_next_epoch(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        fit_small(tmp_path, dense_model(), interrupt=5)
+    resumed = dense_model()
+    fixed = {"batch_size": SMALL, "shuffle": False, "verbose": 0}
+    shorter = {"x": X[: 3 * SMALL], "y": Y[: 3 * SMALL], "epochs": 2}
+    callback = CheckpointCallback(tmp_path, every=1)
+    with pytest.warns(UserWarning, match="ended 2 batches before the place in epoch 0"):
+        resumed.fit(**shorter, callbacks=[callback], **fixed)
+    assert int(resumed.optimizer.iterations) == 5 + 3
+
+
+def test_an_interrupted_passing_over_leaves_the_model_able_to_train(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        fit_small(tmp_path, dense_model(), interrupt=4)
+    model = dense_model()
+    with pytest.raises(KeyboardInterrupt):
+        fit_small(tmp_path, model, interrupt=2)
+    before = int(model.optimizer.iterations)
+    model.fit(X, Y, batch_size=SMALL, verbose=0)
+    assert int(model.optimizer.iterations) == before + 6
+
+
+@pytest.mark.parametrize("first", ["checkpoint", "schedule"])
+def test_other_callbacks_act_once(tmp_path, first):
+    class PerBatch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            rate = self.model.optimizer.learning_rate
+            rate.assign(float(keras.ops.convert_to_numpy(rate)) * 0.9)
+
+    def fit_scheduled(path, model, interrupt=None):
+        others = [keras.callbacks.LearningRateScheduler(lambda e, rate: rate * 0.5), PerBatch()]
+        callbacks = [CheckpointCallback(path, every=1)]
+        callbacks = callbacks + others if first == "checkpoint" else others + callbacks
+        callbacks += [Interrupt(interrupt)] if interrupt else []
+        model.fit(X, Y, batch_size=SMALL, epochs=2, verbose=0, shuffle=False, callbacks=callbacks)
+
+    whole = dense_model()
+    fit_scheduled(tmp_path / "whole", whole)
+    # The checkpoint comes after what others did at the end of its batch, or before.
+    with pytest.raises(KeyboardInterrupt):
+        fit_scheduled(tmp_path / "parts", dense_model(), interrupt=8)
+    resumed = dense_model()
+    fit_scheduled(tmp_path / "parts", resumed)
+    assert values(resumed) == values(whole)
+
+
+def test_an_interrupt_after_the_last_batch_loses_no_metrics(tmp_path):
+    history = fit_small(tmp_path / "whole", dense_model(), epochs=2)
+    with pytest.raises(KeyboardInterrupt):
+        fit_small(tmp_path / "parts", dense_model(), interrupt=12, epochs=2)
+    rest = fit_small(tmp_path / "parts", dense_model(), epochs=2)
+    assert rest == {name: losses[1:] for name, losses in history.items()}
+    assert milepost.open(tmp_path / "parts")[12].metrics == {k: v[0] for k, v in rest.items()}
+    keep = KeepLast(1) | KeepBest("loss")
+    fit_small(tmp_path / "parts", dense_model(), epochs=3, keep=keep)
+    assert milepost.open(tmp_path / "parts").resolve("best:loss") == 18
+
+
+@pytest.mark.parametrize(("steps", "warns"), [(4, True), (6, False), (None, False)])
+def test_one_iterator_for_all_epochs_is_warned_of(tmp_path, recwarn, steps, warns):
+    def fit_steps(interrupt=None):
+        callbacks = [CheckpointCallback(tmp_path, every=1)]
+        callbacks += [Interrupt(interrupt)] if interrupt else []
+        options = {"steps_per_epoch": steps, "batch_size": SMALL, "verbose": 0, "epochs": 2}
+        dense_model().fit(X, Y, callbacks=callbacks, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_steps(interrupt=3)
+    recwarn.clear()
+    fit_steps()
+    assert any(f"steps_per_epoch={steps}" in str(w.message) for w in recwarn) == warns
+    recwarn.clear()
+    fit_steps()  # all epochs are done
+    assert not any("steps_per_epoch" in str(w.message) for w in recwarn)

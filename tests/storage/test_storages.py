@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from milepost import errors
 from milepost.storage.base import Storage
 from milepost.storage.filesystem import OperatingSystem
-from milepost.storage.local import LocalStorage
+from milepost.storage.local import LocalStorage, open_file
 from milepost.storage.memory import MemoryStorage
 from milepost.testing import PowerLossDisk, StorageTests
 
@@ -47,6 +48,21 @@ class TestLocalStorage(StorageTests):
         with pytest.raises(errors.StorageError, match="is a file where a folder is needed"):
             LocalStorage(tmp_path / "file" / "store").prepare()
         assert (tmp_path / "file").read_text() == "a letter"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs here")
+@pytest.mark.timeout(20)
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    listener = socket.socket(socket.AF_UNIX)
+    os.symlink(tmp_path / "fifo", tmp_path / "link")
+    with contextlib.closing(listener), contextlib.chdir(tmp_path):
+        listener.bind("socket")
+        for path in ("fifo", "link", "socket", "/dev/null"):
+            with pytest.raises(errors.StorageError, match=f"cannot open {path}: .*no regular file"):
+                open_file(path)
+        with pytest.raises(errors.StorageError, match="no regular file"):
+            LocalStorage(tmp_path).open("fifo")
 
 
 class TestMemoryStorage(StorageTests):

@@ -49,7 +49,7 @@ class StoreMachine(RuleBasedStateMachine):
     def prune(self, kept: set[int]) -> None:
         if self.expected:
             kept = kept | {max(self.expected)}
-            prune(self.writer.store, kept)
+            prune(self.writer.store, lambda _: kept)
             self.expected = {s: v for s, v in self.expected.items() if s in kept}
 
     @rule(step=steps, value=values, overwrite=st.booleans(), at=st.integers(1, 25), seed=values)

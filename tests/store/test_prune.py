@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pytest
-
-from milepost import errors
 from milepost.storage.local import LocalStorage
 from milepost.store import Store, Writer, prune, verify_store
 
@@ -23,7 +20,7 @@ def saved(folder: Path, *steps: int) -> Writer:
 
 def test_only_what_is_kept_is_left(tmp_path: Path):
     store = saved(tmp_path, 1, 2, 3, 4).store
-    report = prune(store, keep=[2, 4, 77])
+    report = prune(store, lambda _: [2, 4, 77])
     assert report.steps == (1, 3)
     assert store.steps == [2, 4]
     for step in (2, 4):
@@ -33,10 +30,10 @@ def test_only_what_is_kept_is_left(tmp_path: Path):
 
 def test_shared_data_stays_as_long_as_one_refers_to_it(tmp_path: Path):
     store = saved(tmp_path, 1, 2).store
-    prune(store, keep=[2])
+    prune(store, lambda _: [2])
     assert len(os.listdir(tmp_path / "data")) == 2  # the frozen leaf lies in the first
     Writer(store).save(make_state(3, frozen=9), 3)
-    report = prune(store, keep=[3])
+    report = prune(store, lambda _: [3])
     assert len(report.packs) == 2
     assert len(os.listdir(tmp_path / "data")) == 1
     check(store[3], make_state(3, frozen=9))
@@ -44,9 +41,9 @@ def test_shared_data_stays_as_long_as_one_refers_to_it(tmp_path: Path):
 
 def test_the_newest_is_never_removed(tmp_path: Path):
     store = saved(tmp_path, 1, 2).store
-    with pytest.raises(errors.UsageError, match="step 2, is never removed"):
-        prune(store, keep=[1])
-    assert store.steps == [1, 2]
+    assert prune(store, lambda _: []).steps == (1,)
+    assert store.steps == [2]
+    check(store[2], make_state(2))
 
 
 def test_while_a_manifest_cannot_be_read_all_data_stays(tmp_path: Path):
@@ -55,7 +52,7 @@ def test_while_a_manifest_cannot_be_read_all_data_stays(tmp_path: Path):
     damaged.write_bytes(damaged.read_bytes()[:-5])
     store = Store.open(LocalStorage(tmp_path))
     packs = os.listdir(tmp_path / "data")
-    report = prune(store, keep=[2, 3])
+    report = prune(store, lambda _: [2, 3])
     assert report.steps == (1,)
     assert report.packs == ()
     assert damaged.name in report.unreadable
@@ -66,7 +63,7 @@ def test_files_of_others_in_the_store_are_left_alone(tmp_path: Path):
     store = saved(tmp_path, 1, 2).store
     (tmp_path / "data" / "notes.txt").write_text("mine")
     (tmp_path / "checkpoints" / "README").write_text("mine")
-    prune(store, keep=[2])
+    prune(store, lambda _: [2])
     saved(tmp_path, 3)
     assert (tmp_path / "data" / "notes.txt").read_text() == "mine"
     assert (tmp_path / "checkpoints" / "README").read_text() == "mine"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from milepost.state import State
 from milepost.storage.local import LocalStorage
 from milepost.storage.memory import MemoryStorage
 from milepost.store import Store, Writer, verify_store
+from milepost.store.best import ranked
 
 from .conftest import check, make_state
 
@@ -190,6 +192,26 @@ def test_metrics_are_numbers():
 def test_metadata_is_json():
     with pytest.raises(errors.UsageError, match="metadata must be JSON"):
         writer(MemoryStorage()).save(make_state(1), 1, metadata={"when": object()})
+
+
+def test_a_huge_metric_is_refused_and_one_in_a_file_can_be_compared():
+    store = Store.open_or_create(MemoryStorage())
+    with pytest.raises(errors.UsageError, match="fits a float"):
+        Writer(store).save(make_state(1), 1, {"loss": 10**400})
+    assert store.steps == []
+    assert ranked({1: {"loss": 10**400}, 2: {"loss": 5}, 3: {"loss": math.nan}}, "loss") == [2, 1]
+
+
+def test_a_step_of_thousands_of_digits_is_refused():
+    with pytest.raises(errors.UsageError, match="found a value of type int, too long to show"):
+        Writer(Store.open_or_create(MemoryStorage())).save(make_state(1), 10**5000)
+
+
+def test_metrics_and_metadata_that_are_no_mappings_are_refused():
+    saver = Writer(Store.open_or_create(MemoryStorage()))
+    for options in ({"metrics": [1]}, {"metrics": []}, {"metadata": []}, {"metrics": {"\ud800": 1}}):
+        with pytest.raises(errors.UsageError, match="metric|metadata"):
+            saver.save(make_state(1), 1, **options)
 
 
 def test_best_by_a_metric():

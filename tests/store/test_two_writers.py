@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from milepost import errors
+import milepost
+from milepost import Checkpoint, errors
 from milepost.state import State
 from milepost.storage.local import LocalStorage
 from milepost.store import Store, Writer, prune, verify_store
@@ -107,7 +109,7 @@ def test_pruning_waits_for_a_save_that_is_under_way(tmp_path: Path):
         def __array__(self, dtype=None, copy=None):
             if not self.started:
                 self.started = True
-                thread = threading.Thread(target=lambda: (prune(other, {2}), pruned.set()))
+                thread = threading.Thread(target=lambda: (prune(other, lambda _: {2}), pruned.set()))
                 threads.append(thread)
                 thread.start()
                 assert not pruned.wait(0.3)
@@ -120,3 +122,67 @@ def test_pruning_waits_for_a_save_that_is_under_way(tmp_path: Path):
     store = Store.open(LocalStorage(tmp_path / "store"))
     assert store.steps == [2]
     assert list(verify_store(store)) == []
+
+
+def test_threads_that_share_a_checkpoint_lose_nothing(tmp_path: Path):
+    """Not even where one takes back a pack in which the other has found its data."""
+    checkpoint = Checkpoint(w=np.random.default_rng(0).random(2000))
+    start = threading.Barrier(2)
+    unexpected = []
+
+    def save_ten() -> None:
+        start.wait()
+        for _ in range(10):
+            try:
+                checkpoint.save(tmp_path)
+            except errors.StepExistsError:
+                pass
+            except Exception as error:
+                unexpected.append(error)
+
+    threads = [threading.Thread(target=save_ten) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert unexpected == []
+    assert milepost.verify(tmp_path) == []
+
+
+def test_a_pack_is_not_found_before_it_is_committed(tmp_path: Path, monkeypatch):
+    """The same, in the one order that matters."""
+    writer = Writer(Store.open_or_create(LocalStorage(tmp_path)))
+    commit = Writer._commit
+    second = threading.Thread(target=lambda: writer.save(make_state(1), 2))
+
+    def fail_while_another_saves(self, final, *, overwrite):
+        monkeypatch.setattr(Writer, "_commit", commit)
+        second.start()
+        second.join(timeout=0.3)
+        raise errors.StorageError("no more")
+
+    monkeypatch.setattr(Writer, "_commit", fail_while_another_saves)
+    with pytest.raises(errors.StorageError, match="no more"):
+        writer.save(make_state(1), 1)
+    second.join()
+    assert writer.store.steps == [2]
+    assert milepost.verify(tmp_path) == []
+
+
+def test_a_writer_can_be_copied(tmp_path: Path):
+    checkpoint = Checkpoint(w=np.arange(4))
+    checkpoint.save(tmp_path)
+    copy.deepcopy(checkpoint).save(tmp_path)
+    assert milepost.verify(tmp_path) == []
+
+
+def test_what_another_process_overwrote_is_read_anew_before_data_is_removed(tmp_path: Path):
+    first = Writer(Store.open_or_create(LocalStorage(tmp_path)))
+    first.save(make_state(1, frozen=1), 1)
+    first.save(make_state(2, frozen=2), 2)
+    first.store.all_metrics()
+    second = Writer(Store.open(LocalStorage(tmp_path)))
+    second.index(second.store.manifest(1))
+    second.save(make_state(1, frozen=1), 2, overwrite=True)  # its data is that of step 1
+    first.save(make_state(3, frozen=3), 1, overwrite=True)
+    assert milepost.verify(tmp_path) == []

@@ -152,13 +152,13 @@ class Checkpoint:
     def _writer(self, path: Path | Storage) -> Writer:
         storage = as_storage(path)
         writer = self._writers.get(storage.name)
-        if writer is None or not storage.exists():
+        # Also if somebody has deleted the store meanwhile, and made a folder there again.
+        if writer is None or not Store.is_there(storage):
             writer = self._writers[storage.name] = Writer(Store.open_or_create(storage))
         return writer
 
     def _open(self, path: Path | Storage, step: int | str) -> CheckpointSnapshot:
-        store = Store.open(as_storage(path))
-        return store[store.resolve(step)]
+        return Store.open(as_storage(path)).open_step(step)
 
     def _restore(
         self,

@@ -139,14 +139,13 @@ class CheckpointManager:
         )
         self._last_save = time.monotonic()
         if self._keep is not None:
-            self._prune(report.step)
+            self._prune(self._keep, report.step)
         return report
 
-    def _prune(self, saved: int) -> None:
+    def _prune(self, keep: Keep, saved: int) -> None:
         store = Store.open(self._storage)
         try:
-            keep = self._keep.steps(store) if self._keep else set(store.steps)
-            unreadable = prune(store, keep | {saved, store.steps[-1]}).unreadable
+            unreadable = prune(store, lambda now: {*keep.steps(now), saved}).unreadable
         except (DamagedError, VersionError) as error:
             unreadable = str(error)  # which is the best cannot be known: all are kept
         if unreadable is not None:

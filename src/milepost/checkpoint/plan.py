@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import difflib
 import enum
-import fnmatch
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from milepost import dtypes, tree
-from milepost.errors import UsageError
+from milepost.checkpoint import scalars
+from milepost.checkpoint.selection import Selection
 from milepost.record import ArrayRecord
 from milepost.snapshot import Snapshot
-from milepost.state import LeafSpec, Rule, State, ancestors, rule_at, spec_of
+from milepost.state import (
+    LeafSpec,
+    ObjectInfo,
+    Rule,
+    State,
+    ancestors,
+    replaced_at,
+    rule_at,
+    spec_of,
+)
 
 
 class Status(enum.StrEnum):
@@ -125,110 +134,145 @@ def make_plan(
     target: State,
     snapshot: Snapshot,
     *,
+    objects: Mapping[str, ObjectInfo],
+    sources: Mapping[str, str],
+    selection: Selection,
     step: int | None = None,
-    rename: Mapping[str, str] | None = None,
-    only: Sequence[str] | None = None,
     strict: bool = True,
 ) -> RestorePlan:
     """Compare live objects with a snapshot.
 
-    Raises:
-        UsageError: `rename` or `only` name nothing, or two leaves would get one name.
+    Arguments:
+        objects: what the snapshot says of its objects, under the live names.
+        sources: live name -> snapshot name, for every leaf of the snapshot.
     """
-    sources = _renamed(list(snapshot), rename or {})
-    _check_selection(only, [*target.leaves, *sources])
-    entries = list(_entries(target, snapshot, sources, only))
+    maker = _Maker(target, snapshot, objects, sources)
+    names = [*target.leaves, *(name for name in sources if name not in target.leaves)]
+    entries = [maker.entry(name) for name in names if name in selection]
+    if not selection.is_everything:
+        entries = _only_whole(entries, target.rules, {n for n in names if n not in selection})
     return RestorePlan(snapshot.name, step, tuple(entries), _likely_renames(entries), strict)
 
 
-def selects(only: Sequence[str] | None, name: str) -> bool:
-    """Whether a restore limited to `only` includes this name: by glob, or by what is above it."""
-    return only is None or any(
-        fnmatch.fnmatchcase(name, pattern) or _is_below(name, pattern) for pattern in only
-    )
+def _only_whole(
+    entries: list[PlanEntry], rules: Mapping[str, Rule], left_out: set[str]
+) -> list[PlanEntry]:
+    """Refuse the leaves of what is replaced as a whole where a part of it is left out."""
+    partial = {replaced_at(rules, name) for name in left_out} - {None}
+    return [
+        replace(entry, status=Status.MISMATCHED, note=f"restored only with the rest of {root!r}")
+        if (root := replaced_at(rules, entry.name)) in partial
+        else entry
+        for entry in entries
+    ]
 
 
-def _is_below(name: str, above: str) -> bool:
-    """Whether `above` is `name`, or a part of it up to a slash or, in PyTorch's names, a dot."""
-    return name == above or name.startswith((f"{above}/", f"{above}."))
+class _Maker:
+    """What a restore makes of each leaf, by name."""
+
+    def __init__(
+        self,
+        target: State,
+        snapshot: Snapshot,
+        objects: Mapping[str, ObjectInfo],
+        sources: Mapping[str, str],
+    ) -> None:
+        self._target = target
+        self._snapshot = snapshot
+        self._sources = sources
+        self._here = _containers(target.objects)
+        self._there = _containers(objects)
+        # Where the structure is a plain mapping of names, the names tell what holds leaves.
+        self._holders = {above for name in sources for above in ancestors(name)} | set(self._there)
+
+    def entry(self, name: str) -> PlanEntry:
+        if name not in self._target.leaves:
+            return self._only_in_snapshot(name)
+        if name not in self._sources:
+            return self._only_in_object(name)
+        return self._matched(name)
+
+    def _matched(self, name: str) -> PlanEntry:
+        leaf, source = self._target.leaves[name], self._sources[name]
+        expected, found = spec_of(leaf), self._snapshot.spec(source)
+        rule = rule_at(self._target.rules, name)
+        status, note = _compare(expected, found)
+        differ = expected.is_array != found.is_array or isinstance(leaf, np.generic)
+        if differ and _rank(expected) == _rank(found) == 0:
+            grows = Rule.GROWS in rule or Rule.REPLACED in rule
+            fit = scalars.fit(leaf, self._snapshot.read(source), grows=grows)
+            status = Status(fit or Status.MISMATCHED)
+        if Rule.OPAQUE in rule:
+            status = Status.EXACT  # only the object itself knows what it takes
+        if Rule.FIXED in self._target.rules.get(name, Rule(0)):
+            there = self._snapshot.read(source)
+            if leaf != there:
+                status, note = Status.MISMATCHED, f"expected {leaf!r:.200}, found {there!r:.200}"
+        tied = self._target.ties.get(name)
+        if tied in self._sources and Rule.REPLACED not in rule:
+            assert tied is not None
+            if not _same_bytes(self._snapshot, source, self._sources[tied]):
+                status = Status.MISMATCHED
+                note = f"shares its memory with {tied} here, but has other values in the snapshot"
+        return PlanEntry(name, status, source, expected, found, note)
+
+    def _only_in_object(self, name: str) -> PlanEntry:
+        rules = self._target.rules
+        expected = spec_of(self._target.leaves[name])
+        status = Status.MISSING
+        chain = [above for above in ancestors(name) if above != name and above in rules]
+        replaced = [i for i, above in enumerate(chain) if Rule.REPLACED in rules[above]]
+        if replaced and chain[replaced[-1]] in self._holders:
+            return PlanEntry(name, Status.REMOVED, None, expected, None)
+        if replaced:  # the snapshot has nothing of what would be replaced; what is above decides
+            chain = chain[replaced[-1] + 1 :]
+        for above in chain:
+            if Rule.KEEPS in rules[above]:
+                status = Status.KEPT
+                break
+            if above in self._holders:
+                if Rule.SHRINKS in rules[above] and _rank(expected) == 0:
+                    status = Status.REMOVED
+                break
+            # The snapshot has nothing of this one either; what holds it decides.
+        return PlanEntry(name, status, None, expected, None)
+
+    def _only_in_snapshot(self, name: str) -> PlanEntry:
+        source, rules = self._sources[name], self._target.rules
+        found = self._snapshot.spec(source)
+        status = Status.UNEXPECTED
+        rule = rule_at(rules, name)
+        if name in rules and Rule.REPLACED not in rule:
+            rule = Rule(0)  # a container here, a leaf there
+        grows = Rule.GROWS in rule and _rank(found) == 0 and self._has_place(name)
+        if Rule.REPLACED in rule or grows:
+            status = Status.ADDED
+        elif Rule.IGNORES in rule:
+            status = Status.IGNORED
+        return PlanEntry(name, status, source, None, found)
+
+    def _has_place(self, name: str) -> bool:
+        """Whether the live container nearest above `name` is of the kind that was saved there."""
+        for above in ancestors(name):
+            if above in self._target.leaves:
+                return False  # a leaf here, a container there
+            if above in self._here:
+                return self._here[above] == self._there.get(above, self._here[above])
+        return True
 
 
-def _renamed(names: Iterable[str], rename: Mapping[str, str]) -> dict[str, str]:
-    """Live name -> snapshot name, for every leaf of the snapshot."""
-    used = set()
-    sources: dict[str, str] = {}
-    for name in names:
-        new = name
-        matching = [old for old in rename if _is_below(name, old)]
-        if matching:
-            old = max(matching, key=len)
-            used.add(old)
-            new = rename[old] + name[len(old) :]
-        if new in sources:
-            raise UsageError(
-                f"rename would give the name {new!r} to both {sources[new]!r} and {name!r}"
-            )
-        sources[new] = name
-    for old in rename.keys() - used:
-        raise UsageError(f"rename={{{old!r}: ...}}: the snapshot has nothing of that name")
-    return sources
+def _containers(objects: Mapping[str, ObjectInfo]) -> dict[str, str]:
+    """Every container of a structure, empty ones too: name -> `"sequence"` or `"mapping"`."""
+    return {
+        name: "sequence" if kind in tree.SEQUENCES else "mapping"
+        for object_name, info in objects.items()
+        for name, kind in tree.containers(info.structure, object_name)
+    }
 
 
-def _check_selection(only: Sequence[str] | None, names: list[str]) -> None:
-    if isinstance(only, str):
-        raise UsageError(
-            f"only= takes a list of names, found the string {only!r}: write only=[{only!r}]"
-        )
-    for pattern in only or ():
-        if not any(selects([pattern], name) for name in names):
-            raise UsageError(f"only=[{pattern!r}]: neither the objects nor the snapshot have it")
-
-
-def _entries(
-    target: State, snapshot: Snapshot, sources: Mapping[str, str], only: Sequence[str] | None
-) -> Iterator[PlanEntry]:
-    containers = _containers(snapshot, sources)
-    for name, leaf in target.leaves.items():
-        if not selects(only, name):
-            continue
-        expected = spec_of(leaf)
-        if name in sources:
-            yield _matched(target, snapshot, name, sources, expected)
-        else:
-            yield _only_in_object(target.rules, name, expected, containers)
-    for name, source in sources.items():
-        if selects(only, name) and name not in target.leaves:
-            yield _only_in_snapshot(target.rules, name, source, snapshot.spec(source))
-
-
-def _containers(snapshot: Snapshot, sources: Mapping[str, str]) -> set[str]:
-    """The names of everything in the snapshot that holds leaves, or could: empty ones too."""
-    found = {above for name in sources for above in ancestors(name)}
-    for name, info in snapshot.description.objects.items():
-        found.update(tree.containers(info.structure, name))
-    return found
-
-
-def _matched(
-    target: State, snapshot: Snapshot, name: str, sources: Mapping[str, str], expected: LeafSpec
-) -> PlanEntry:
-    source = sources[name]
-    found = snapshot.spec(source)
-    status, note = _compare(expected, found)
-    if status is Status.MISMATCHED and not (expected.is_array and found.is_array):
-        # A number in a container may have been a NumPy scalar, and the other way round.
-        scalar = expected.shape in ((), None) and found.shape in ((), None)
-        if scalar and rule_at(target.rules, name) & (Rule.GROWS | Rule.REPLACED):
-            status, note = Status.EXACT, ""
-    if Rule.FIXED in target.rules.get(name, Rule(0)):
-        here, there = target.leaves[name], snapshot.read(source)
-        if here != there:
-            status, note = Status.MISMATCHED, f"expected {here!r:.200}, found {there!r:.200}"
-    tied = target.ties.get(name)
-    if tied is not None and tied in sources and not _same_bytes(snapshot, source, sources[tied]):
-        status = Status.MISMATCHED
-        note = f"shares its memory with {tied} here, but has other values in the snapshot"
-    return PlanEntry(name, status, source, expected, found, note)
+def _rank(spec: LeafSpec) -> int:
+    """How many axes: none for a plain value."""
+    return len(spec.shape or ())
 
 
 def _compare(expected: LeafSpec, found: LeafSpec) -> tuple[Status, str]:
@@ -259,39 +303,6 @@ def _same_bytes(snapshot: Snapshot, a: str, b: str) -> bool:
     if None in digests[0] + digests[1]:
         return bool(np.array_equal(np.asarray(snapshot[a]), np.asarray(snapshot[b])))
     return digests[0] == digests[1]
-
-
-def _only_in_object(
-    rules: Mapping[str, Rule], name: str, expected: LeafSpec, containers: set[str]
-) -> PlanEntry:
-    status = Status.MISSING
-    chain = [above for above in ancestors(name) if above != name and above in rules]
-    replaced = [i for i, above in enumerate(chain) if Rule.REPLACED in rules[above]]
-    if replaced and chain[replaced[-1]] in containers:
-        return PlanEntry(name, Status.REMOVED, None, expected, None)
-    if replaced:  # the snapshot has nothing of what would be replaced; what is above decides
-        chain = chain[replaced[-1] + 1 :]
-    if chain:
-        rule = rules[chain[0]]
-        if Rule.SHRINKS in rule and chain[0] in containers and not expected.is_array:
-            status = Status.REMOVED
-        elif Rule.KEEPS in rule:
-            status = Status.KEPT
-    return PlanEntry(name, status, None, expected, None)
-
-
-def _only_in_snapshot(
-    rules: Mapping[str, Rule], name: str, source: str, found: LeafSpec
-) -> PlanEntry:
-    status = Status.UNEXPECTED
-    rule = rule_at(rules, name)
-    if name in rules and Rule.REPLACED not in rule:
-        rule = Rule(0)  # a container here, a leaf there
-    if Rule.REPLACED in rule or (Rule.GROWS in rule and found.shape in ((), None)):
-        status = Status.ADDED
-    elif Rule.IGNORES in rule:
-        status = Status.IGNORED
-    return PlanEntry(name, status, source, None, found)
 
 
 def _likely_renames(entries: list[PlanEntry]) -> dict[str, str]:

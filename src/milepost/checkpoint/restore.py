@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from milepost import dtypes, frameworks
-from milepost.checkpoint.plan import READ, Status, make_plan, selects
+from milepost.checkpoint import scalars
+from milepost.checkpoint.plan import READ, PlanEntry, Status, make_plan
+from milepost.checkpoint.selection import Renaming, Selection
 from milepost.dtypes import Array
 from milepost.errors import RestoreRefusedError
 from milepost.frameworks.base import Saved, capture_objects
 from milepost.snapshot import Snapshot
-from milepost.state import Plain, Rule, State, is_plain, rule_at
+from milepost.state import ObjectInfo, Plain, Rule, rule_at
 
 
 class Restore:
@@ -38,21 +41,29 @@ class Restore:
     ) -> None:
         self._objects = objects
         self._snapshot = snapshot
-        self._infos = snapshot.description.objects
-        self._only = only
         self._find = frameworks.finder()
-        self._prepare()
+        renaming = Renaming(rename)
+        sources = renaming.leaves(snapshot)
+        saved = snapshot.description.objects
+        self._prepare(renaming.objects(saved, {}), list(sources))
         self._target = capture_objects(objects, self._find)
+        self._infos = renaming.objects(saved, self._target.objects)
+        self._selection = Selection(only, [*self._target.leaves, *sources])
         self.plan = make_plan(
-            self._target, snapshot, step=step, rename=rename, only=only, strict=strict
+            self._target,
+            snapshot,
+            objects=self._infos,
+            sources=sources,
+            selection=self._selection,
+            step=step,
+            strict=strict,
         )
 
-    def _prepare(self) -> None:
-        names = list(self._snapshot)
+    def _prepare(self, infos: Mapping[str, ObjectInfo], names: list[str]) -> None:
         for name, value in self._objects.items():
             prepare = getattr(self._find(value), "prepare", None)
-            if prepare is not None and name in self._infos:
-                prepare(value, name, self._infos[name].config, names, self._objects)
+            if prepare is not None and name in infos:
+                prepare(value, name, infos[name].config, names, self._objects)
 
     def run(self) -> dict[str, Any]:
         """Do what the plan says; returns the objects, anew where they cannot be changed.
@@ -62,26 +73,46 @@ class Restore:
             DamagedError: a leaf's bytes are not what was saved. Nothing was changed.
         """
         if self.plan.strict and not self.plan.is_exact:
-            raise RestoreRefusedError(
-                f"cannot restore exactly from {self.plan}\nNothing was changed. Pass "
-                "rename={...} for what has another name, only=[...] for a part, or strict=False "
-                "to take what fits.",
-                self.plan,
-            )
+            raise self._refused("exactly ")
         return self._apply(self._read())
 
+    def _refused(self, how: str = "") -> RestoreRefusedError:
+        return RestoreRefusedError(
+            f"cannot restore {how}from {self.plan}\nNothing was changed. Pass "
+            "rename={...} for what has another name, only=[...] for a part, or strict=False "
+            "to take what fits.",
+            self.plan,
+        )
+
     def _read(self) -> dict[str, Plain | Array]:
-        """The value of every leaf to be restored, checked, cast where the plan says so."""
+        """The value of every leaf to be restored, checked, and of the live one's kind."""
         leaves: dict[str, Plain | Array] = {}
         for entry in self.plan.entries:
-            if entry.status in READ and entry.source is not None:
-                value = self._snapshot.read(entry.source)
-                if entry.status is Status.CAST and entry.expected is not None:
-                    value = np.asarray(value).astype(dtypes.numpy_dtype(entry.expected.dtype))
-                leaves[entry.name] = value
+            if entry.status not in READ or entry.source is None:
+                continue
+            value = self._snapshot.read(entry.source)
+            if entry.expected and entry.found and self._is_converted(entry):
+                value = scalars.converted(self._target.leaves[entry.name], value)
+            elif entry.status is Status.CAST and entry.expected is not None:
+                value = np.asarray(value).astype(dtypes.numpy_dtype(entry.expected.dtype))
+            leaves[entry.name] = value
         return leaves
 
+    def _is_converted(self, entry: PlanEntry) -> bool:
+        assert entry.expected is not None
+        assert entry.found is not None
+        rule = rule_at(self._target.rules, entry.name)
+        anything = rule & (Rule.GROWS | Rule.REPLACED)
+        if anything and scalars.is_replaced(self._target.leaves[entry.name]):
+            return False
+        return entry.expected.is_array != entry.found.is_array and Rule.OPAQUE not in rule
+
     def _apply(self, leaves: dict[str, Plain | Array]) -> dict[str, Any]:
+        """Hand out the values, and then, when nothing can fail any more, put them in place.
+
+        Only code that is not ours changes its objects at once; if some of it fails, what it
+        changed is put back.
+        """
         removed = self._named(Status.REMOVED)
         saved = Saved(
             leaves,
@@ -90,43 +121,37 @@ class Restore:
             removed=removed,
             kept={entry.name for entry in self.plan.entries} - removed,
             makers=frameworks.makers(),
-            selects=lambda name: selects(self._only, name),
+            selects=self._selection.__contains__,
         )
-        # Objects whose `load_state_dict` is someone else's code come first: if one fails,
-        # only they have to be put back.
-        target = self._target.objects
-        order = sorted(self._objects, key=lambda name: target[name].kind != "python")
-        backup = _backup(self._target)
         restored: dict[str, Any] = {}
-        for name in order:
-            structure = self._infos[name].structure if name in self._infos else None
-            try:
-                restored[name] = saved.child(name, self._objects[name], structure)
-            except BaseException:
-                self._undo([*restored, name], backup, saved)
-                raise
-        return {name: restored[name] for name in self._objects}
+        try:
+            for name, value in self._objects.items():
+                node = self._infos[name].structure if name in self._infos else None
+                restored[name] = saved.child(name, value, node)
+            self._check_all_taken(saved)
+        except BaseException as error:
+            saved.put_back()
+            error.add_note(
+                f"(while restoring {self._snapshot.name}; what had changed was put back)"
+            )
+            raise
+        saved.finish()
+        return restored
 
-    def _undo(self, names: list[str], backup: dict[str, Plain | Array], done: Saved) -> None:
-        undo = Saved(
-            backup,
-            self._objects,
-            self._find,
-            removed=self._named(Status.ADDED),
-            kept=set(self._target.leaves),
-            makers=done.makers,
-        )
-        for name in names:
-            undo.child(name, self._objects[name], self._target.objects[name].structure)
+    def _check_all_taken(self, saved: Saved) -> None:
+        """Whether every leaf found its place: what the plan says is never only said."""
+        fixed = {name for name, rule in self._target.rules.items() if Rule.FIXED in rule}
+        left = saved.leaves.keys() - saved.taken - fixed
+        if left:
+            entries = [
+                replace(entry, status=Status.MISMATCHED, note="the object has no place for it")
+                if entry.name in left
+                else entry
+                for entry in self.plan.entries
+            ]
+            self.plan = replace(self.plan, entries=tuple(entries))
+            if self.plan.strict:
+                raise self._refused()
 
     def _named(self, status: Status) -> set[str]:
         return {entry.name for entry in self.plan.entries if entry.status is status}
-
-
-def _backup(target: State) -> dict[str, Plain | Array]:
-    """Copies of what is small, or restored by code of others: values, and replaced subtrees."""
-    return {
-        name: leaf if is_plain(leaf) else np.array(leaf)
-        for name, leaf in target.leaves.items()
-        if is_plain(leaf) or rule_at(target.rules, name) & Rule.REPLACED
-    }

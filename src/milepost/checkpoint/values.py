@@ -5,15 +5,12 @@ JAX programs do: a restored tree is a new one, and the natural form is a functio
 
 from __future__ import annotations
 
-import copy
 from typing import Any
-
-import numpy as np
 
 from milepost import frameworks
 from milepost.checkpoint.checkpoint import Checkpoint, Path, as_storage
 from milepost.errors import UsageError
-from milepost.frameworks.base import Saved
+from milepost.frameworks.base import Finder, Saved
 from milepost.frameworks.numpy import ARRAYS
 from milepost.storage.base import Storage
 from milepost.store import SaveReport, Store
@@ -49,13 +46,12 @@ def load_state(
         RestoreRefusedError: the saved tree is not `like` that.
     """
     if like is not None:
-        checkpoint = Checkpoint(**{_NAME: _copied(like)})
+        checkpoint = Checkpoint(**{_NAME: _copied(like, frameworks.finder())})
         checkpoint.restore(path, step, **options)
         return checkpoint.objects[_NAME]
     if options:
         raise UsageError(f"{', '.join(options)} need like=: a tree to restore into")
-    store = Store.open(as_storage(path))
-    with store[store.resolve(step)] as snapshot:
+    with Store.open(as_storage(path)).open_step(step) as snapshot:
         if list(snapshot.description.objects) != [_NAME]:
             raise UsageError(
                 f"{snapshot.name} was not written by save_state; it holds "
@@ -66,16 +62,7 @@ def load_state(
         return saved.build(_NAME, snapshot.description.objects[_NAME].structure)
 
 
-def _copied(tree: Any) -> Any:
-    """A tree with containers and NumPy arrays of its own, to be restored in place."""
-    if isinstance(tree, np.ndarray):
-        return tree.copy()
-    if isinstance(tree, tuple):
-        parts = [_copied(part) for part in tree]
-        return type(tree)._make(parts) if hasattr(tree, "_make") else type(tree)(parts)
-    if isinstance(tree, dict | list):
-        new: Any = copy.copy(tree)
-        for key in tree if isinstance(tree, dict) else range(len(tree)):
-            new[key] = _copied(tree[key])
-        return new
-    return tree
+def _copied(tree: Any, find: Finder) -> Any:
+    """A tree with containers and arrays of its own, to be restored in place."""
+    copied = getattr(find(tree), "copied", None)
+    return copied(tree, lambda part: _copied(part, find)) if copied else tree

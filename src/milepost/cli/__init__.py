@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import click
@@ -9,6 +10,7 @@ import click
 import milepost
 from milepost.cli.demo import demo
 from milepost.cli.log import log
+from milepost.cli.output import echo
 from milepost.cli.show import show
 from milepost.cli.verify import verify
 
@@ -30,15 +32,20 @@ for command in (log, show, verify, demo):
 
 def main() -> None:
     """Run the command line. Errors of ours are one message and an exit status, no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the terminal's encoding does not have is shown all the same.
+            stream.reconfigure(errors="backslashreplace")
     try:
         cli(prog_name="milepost")
     except milepost.MilepostError as error:
-        click.echo(f"milepost: {error}", err=True)
+        _complain(error)
         sys.exit(error.exit_status)
-    except BrokenPipeError:
-        # `milepost show ... | head`: the reader has seen enough.
-        sys.stderr.close()
-        sys.exit(0)
     except OSError as error:
-        click.echo(f"milepost: {error}", err=True)
+        _complain(error)
         sys.exit(5)
+
+
+def _complain(error: Exception) -> None:
+    for line in f"milepost: {error}".split("\n"):  # that of a demo's process has several
+        echo(line, err=True)

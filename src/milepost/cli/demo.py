@@ -14,7 +14,7 @@ import click
 import milepost
 from milepost.cli.log import log
 from milepost.cli.options import as_json
-from milepost.cli.output import echo_json
+from milepost.cli.output import echo, echo_json
 
 BACKENDS = ("tensorflow", "jax", "torch")
 
@@ -53,9 +53,11 @@ def demo(backend: str, folder: str | None, as_json: bool) -> None:
         if as_json:
             echo_json(result)
         else:
-            click.echo("\nThe run's log, `milepost log`:\n")
+            for line in ("", "The run's log, `milepost log`:", ""):
+                echo(line)
             log.main([os.path.join(path, "interrupted")], standalone_mode=False)
-            click.echo(f"\n{summary(result)}\n{result['seconds']} s")
+            for line in ("", *summary(result).split("\n"), f"{result['seconds']} s"):
+                echo(line)
     if not (result["same_predictions"] and result["same_training"]):
         raise milepost.MilepostError("the demo found a difference: please report it as a bug")
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
 import milepost
 from milepost.cli.options import as_json
-from milepost.cli.output import echo_columns, echo_json, human_size, human_value
+from milepost.cli.output import echo, echo_columns, echo_json, human_size, human_value
 
 
 @click.command()
@@ -31,27 +33,28 @@ def log(store: str, as_json: bool, count: int | None) -> None:
         raise milepost.errors.NotAStoreError(
             f"{opened.name} is a file, not a store of checkpoints: see `milepost show {store}`"
         )
-    steps = reversed(opened.steps[-count:] if count else opened.steps)
-    entries = [_entry(opened, step) for step in steps]
+    entries = list(itertools.islice(_entries(opened), count))
     if as_json:
         echo_json(entries)
     elif not entries:
-        click.echo(f"{opened.name} has no checkpoint yet")
+        echo(f"{opened.name} has no checkpoint yet")
     else:
         rows = [["step", "created", "leaves", "size", "metrics"], *map(_row, entries)]
         echo_columns(rows, right=(0, 2, 3))
 
 
-def _entry(store: milepost.Store, step: int) -> dict[str, Any]:
-    with store[step] as checkpoint:
-        return {
-            "step": step,
-            "created": checkpoint.created,
-            "leaves": len(checkpoint),
-            "bytes": checkpoint.nbytes,
-            "metrics": dict(checkpoint.metrics),
-            "metadata": dict(checkpoint.metadata),
-        }
+def _entries(store: milepost.Store) -> Iterator[dict[str, Any]]:
+    for step in reversed(store.steps):
+        # One that another process has removed meanwhile is passed over.
+        with contextlib.suppress(milepost.errors.StepNotFoundError), store[step] as checkpoint:
+            yield {
+                "step": step,
+                "created": checkpoint.created,
+                "leaves": len(checkpoint),
+                "bytes": checkpoint.nbytes,
+                "metrics": dict(checkpoint.metrics),
+                "metadata": dict(checkpoint.metadata),
+            }
 
 
 def _row(entry: Mapping[str, Any]) -> list[str]:

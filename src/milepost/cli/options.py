@@ -6,6 +6,9 @@ from typing import Any
 
 import click
 
+# A step has 20 at most; Python refuses to read a number of thousands.
+_MOST_DIGITS = 20
+
 
 class StepType(click.ParamType[int | str]):
     """A step's number, `latest`, or `best:METRIC`."""
@@ -15,7 +18,12 @@ class StepType(click.ParamType[int | str]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> int | str:
-        return int(value) if str(value).isdecimal() else str(value)
+        text = str(value)
+        if not text.isdecimal():
+            return text
+        if len(text) > _MOST_DIGITS:
+            self.fail(f"expected a step of {_MOST_DIGITS} digits at most, found {len(text)} digits")
+        return int(text)
 
 
 STEP = StepType()

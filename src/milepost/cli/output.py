@@ -1,27 +1,57 @@
-"""What the commands print with: aligned columns, sizes, JSON."""
+"""What the commands print with: lines, aligned columns, sizes, JSON."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
 
+# Python refuses to write, or to read, an integer of more than 4300 digits.
+_MOST_BITS = 14_000
+
+
+def echo(text: str = "", *, err: bool = False) -> None:
+    """Print one line, in which what a terminal would obey is escaped."""
+    _write(printable(text), err)
+
+
+def _write(text: str, err: bool = False) -> None:
+    try:
+        click.echo(text, err=err)
+    except BrokenPipeError:
+        # `milepost show ... | head`: the reader has seen enough. What follows goes nowhere,
+        # and the exit status stays that of the command.
+        stream = sys.stderr if err else sys.stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def printable(text: str) -> str:
+    """A text from a file, with its control characters and lone surrogates as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def echo_json(document: Any) -> None:
     """Print a document as JSON that any parser reads: NaN and infinity become text."""
-    click.echo(json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False))
+    _write(json.dumps(_plain(document), indent=2, allow_nan=False))
 
 
-def _finite(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        return hex(value)
     if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [_plain(item) for item in value]
     if isinstance(value, bytes):
         return value.hex()
     return value
@@ -31,13 +61,14 @@ def echo_columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> No
     """Print rows with aligned columns; those whose index is in `right` to the right."""
     if not rows:
         return
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         cells = [
             cell.rjust(width) if i in right else cell.ljust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        click.echo("  ".join(cells).rstrip())
+        echo("  ".join(cells).rstrip())
 
 
 def human_size(nbytes: int) -> str:
@@ -52,4 +83,6 @@ def human_size(nbytes: int) -> str:
 
 def human_value(value: object) -> str:
     """A metric's or metadata's value, short."""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(_plain(value)) if isinstance(value, int) else str(value)

@@ -8,7 +8,7 @@ import click
 
 import milepost
 from milepost.cli.options import STEP, STEP_HELP, as_json
-from milepost.cli.output import echo_columns, echo_json, human_size, human_value
+from milepost.cli.output import echo, echo_columns, echo_json, human_size, human_value
 
 
 @click.command()
@@ -29,7 +29,7 @@ def show(path: str, step: int | str | None, as_json: bool) -> None:
     """
     opened = milepost.open(path)
     if isinstance(opened, milepost.Store):
-        snapshot: milepost.Snapshot = opened[opened.resolve("latest" if step is None else step)]
+        snapshot: milepost.Snapshot = opened.open_step("latest" if step is None else step)
     elif step is not None:
         opened.close()
         raise click.UsageError(f"--step is for stores, and {path} is a file")
@@ -54,14 +54,14 @@ def _leaves(snapshot: milepost.Snapshot) -> dict[str, Any]:
 
 
 def _print(snapshot: milepost.Snapshot) -> None:
-    click.echo(snapshot.name)
+    echo(snapshot.name)
     facts = snapshot.facts()
     facts["size"] = f"{human_size(facts.pop('bytes'))} in {len(snapshot)} leaves"
     for key, value in facts.items():
         text = _one_line(value)
         if text:
-            click.echo(f"  {key + ':':<10} {text}")
-    click.echo()
+            echo(f"  {key + ':':<10} {text}")
+    echo()
     echo_columns(_tree(snapshot), right=(3,))
 
 
@@ -90,5 +90,5 @@ def _cells(snapshot: milepost.Snapshot, name: str) -> list[str]:
     spec, value = snapshot.spec(name), snapshot[name]
     if isinstance(value, milepost.LazyArray):
         return [spec.dtype, str(list(value.shape)), human_size(value.nbytes)]
-    text = repr(value)
+    text = human_value(value) if isinstance(value, int) else repr(value)
     return [spec.dtype, text if len(text) <= 60 else text[:57] + "...", ""]

@@ -8,7 +8,7 @@ import click
 
 import milepost
 from milepost.cli.options import STEP, STEP_HELP, as_json
-from milepost.cli.output import echo_json, human_size
+from milepost.cli.output import echo, echo_json, human_size
 
 
 @click.command()
@@ -37,9 +37,9 @@ def verify(path: str, step: int | str | None, as_json: bool) -> None:
         echo_json({"path": path, "intact": not damage, "damage": found})
     elif damage:
         for item in damage:
-            click.echo(f"damaged: {item}", err=True)
+            echo(f"damaged: {item}", err=True)
     else:
-        click.echo(_summary(milepost.open(path), step))
+        echo(_summary(milepost.open(path), step))
     if damage:
         sys.exit(milepost.errors.DamagedError.exit_status)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from milepost import container, dtypes
 from milepost.container import Header, TensorEntry
-from milepost.errors import DamagedError
 from milepost.formats import model_file
 from milepost.record import ArrayRecord, Chunk, chunk_boxes
 from milepost.snapshot import Description, Snapshot
@@ -31,7 +30,7 @@ def open_source(source: ByteSource) -> Snapshot:
     header = container.read_header(source)
     if f'"{model_file.KIND}":' in header.metadata.get(model_file.KEY, "")[:160]:
         return ModelSnapshot(header, source)
-    records = {name: _record(source, name, entry) for name, entry in header.tensors.items()}
+    records = {name: _record(entry) for name, entry in header.tensors.items()}
     return Snapshot(source.name, records, [source], Description("safetensors", header.metadata))
 
 
@@ -56,17 +55,18 @@ class ModelSnapshot(Snapshot):
         }
 
 
-def _record(source: ByteSource, name: str, entry: TensorEntry) -> ArrayRecord:
-    """A tensor without digests, in chunks so that a slice need not read all of it."""
-    dtype = dtypes.CODE_NAMES.get(entry.code)
-    if dtype is None:
-        raise DamagedError(
-            f"{source.name}: tensor {name!r} has the dtype {entry.code}, unknown here"
-        )
+def _record(entry: TensorEntry) -> ArrayRecord:
+    """A tensor without digests, in chunks so that a slice need not read all of it.
+
+    Elements of less than a byte, which NumPy does not have, come packed as they lie: as bytes.
+    """
+    packed = entry.code not in dtypes.CODE_NAMES
+    dtype = "uint8" if packed else dtypes.CODE_NAMES[entry.code]
+    whole = (entry.nbytes,) if packed else entry.shape
     itemsize = dtypes.numpy_dtype(dtype).itemsize
     chunks, position = [], entry.offset
-    for offset, shape in chunk_boxes(entry.shape, itemsize):
+    for offset, shape in chunk_boxes(whole, itemsize):
         nbytes = math.prod(shape) * itemsize
         chunks.append(Chunk(offset, shape, None, None, 0, position, nbytes))
         position += nbytes
-    return ArrayRecord(dtype, entry.shape, tuple(chunks))
+    return ArrayRecord(dtype, whole, tuple(chunks))

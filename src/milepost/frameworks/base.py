@@ -15,14 +15,20 @@ and some of these, where they apply:
     ARRAYS = {kind: make}                       what makes its kind of array of a NumPy one
     describe(model) -> (structure, assets)      a whole model's structure, as JSON and files
     build(structure, assets, custom, specs)     the model again, values aside
+    copied(value, copied) -> value              the same with containers and arrays of its own
 
-`apply` changes the object in place where it can be changed, and returns it; what cannot be
-changed (a JAX array, a tuple) is returned anew. Containers call `capture.child` and
+`apply` returns the object, to be changed in place where it can be changed; what cannot be
+(a JAX array, a tuple) is returned anew. It changes nothing itself: it hands every change to
+`saved.later`, and all are made once nothing can fail any more. Only what code that is not
+ours takes back is changed at once, by `saved.at_once`, which knows how to undo it. Containers call `capture.child` and
 `saved.child` for what they hold, so frameworks nest freely and none knows another.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -89,6 +95,12 @@ class Capture:
         self.rule(name, Rule.REPLACED)
         return structure
 
+    def opaque(self, name: str, value: Any) -> Structure:
+        """Capture what an object hands out and takes back whole, whatever it holds then."""
+        structure = self.child(name, value)
+        self.rule(name, Rule.REPLACED | Rule.OPAQUE)
+        return structure
+
     def framework(self, name: str, value: Any) -> Framework:
         """The framework of a part.
 
@@ -139,6 +151,7 @@ class Saved:
         kept: leaves of the live objects that stay as they are.
         makers: framework -> what makes its kind of array of a NumPy one.
         selects: whether a restore limited to some names includes this subtree.
+        taken: the leaves whose values were asked for.
     """
 
     leaves: Mapping[str, Plain | Array]
@@ -148,7 +161,33 @@ class Saved:
     kept: set[str] = field(default_factory=set)
     makers: Mapping[str, Callable[[Array], Any]] = field(default_factory=dict)
     selects: Callable[[str], bool] = lambda _: True
+    taken: set[str] = field(default_factory=set)
     _gone: set[str] | None = None
+    _changes: list[Callable[[], object]] = field(default_factory=list)
+    _undo: list[Callable[[], object]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.leaves = _Watched(self.leaves, self.taken)
+
+    def later(self, change: Callable[..., object], *arguments: Any) -> None:
+        """Make a change to a live object when all leaves have found their places."""
+        self._changes.append(functools.partial(change, *arguments))
+
+    def at_once(self, change: Callable[[Any], object], new: Any, before: Any) -> None:
+        """Call `change(new)`, code that may fail, and `change(before)` if the restore fails."""
+        self._undo.append(functools.partial(change, before))
+        change(new)
+
+    def finish(self) -> None:
+        """Make the changes that wait."""
+        for change in self._changes:
+            change()
+
+    def put_back(self) -> None:
+        """Undo what was changed at once."""
+        for undo in reversed(self._undo):
+            with contextlib.suppress(Exception):  # what failed to change may fail to change back
+                undo()
 
     def child(self, name: str, value: Any, node: Structure) -> Any:
         """Restore a part, whatever its framework."""
@@ -186,12 +225,27 @@ class Saved:
         return name in self._gone
 
 
+class _Watched(dict[str, Any]):
+    """Leaves that remember which of them were asked for."""
+
+    def __init__(self, leaves: Mapping[str, Plain | Array], taken: set[str]) -> None:
+        super().__init__(leaves)
+        self._taken = taken
+
+    def __getitem__(self, name: str) -> Any:
+        self._taken.add(name)
+        return super().__getitem__(name)
+
+
 def parameter_names(objects: Any, find: Finder, name: str = "") -> dict[int, str]:
     """The names of the parameters of every model among `objects`, by the parameter's id."""
     if isinstance(objects, dict):
         parts = [(join(name, str(key)), part) for key, part in objects.items()]
     elif isinstance(objects, list | tuple):
         parts = [(join(name, str(index)), part) for index, part in enumerate(objects)]
+    elif dataclasses.is_dataclass(objects) and not isinstance(objects, type):
+        fields = dataclasses.fields(objects)
+        parts = [(join(name, f.name), getattr(objects, f.name, None)) for f in fields]
     else:
         names = getattr(find(objects), "parameter_names", None)
         return dict(names(objects, name)) if names else {}
@@ -222,7 +276,10 @@ def capture_objects(objects: Mapping[str, Any], find: Finder) -> State:
     capture = Capture(objects, find)
     infos = {}
     for name, value in objects.items():
-        structure = capture.child(name, value)
+        try:
+            structure = capture.child(name, value)
+        except RecursionError:
+            raise UnsupportedObjectError(f"{name} is nested too deeply to be saved") from None
         kind = getattr(capture.framework(name, value), "__name__", "").rpartition(".")[2]
         infos[name] = ObjectInfo(kind, structure, capture.config(name))
     return capture.state(infos)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 from flax import nnx
+from flax.nnx.variablelib import is_array_ref
 
 from milepost.frameworks.base import Capture, Saved
 from milepost.state import join
@@ -20,29 +22,45 @@ def handles(value: Any) -> bool:
 
 def capture(value: Any, name: str, capture: Capture) -> Structure:
     if isinstance(value, nnx.Variable):
-        return capture.child(name, value.get_value())
-    parts = [
-        [key, capture.child(join(name, key), part)] for key, (_, part) in _state(value).items()
-    ]
+        return capture.child(name, _raw_value(value))
+    # Two paths of one text are two leaves of one name, which `capture.leaf` refuses.
+    parts = [[key, capture.child(join(name, key), part)] for key, _, part in _state(value)]
     return {"object": parts, "class": f"{type(value).__module__}.{type(value).__qualname__}"}
 
 
 def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
     if isinstance(value, nnx.Variable):
-        value.set_value(saved.child(name, value.get_value(), node))
+        saved.later(_set_raw_value, value, saved.child(name, _raw_value(value), node))
         return value
     nodes = dict(children(node))
     restored = [
         (path, saved.child(join(name, key), part, nodes.get(key)))
-        for key, (path, part) in _state(value).items()
+        for key, path, part in _state(value)
     ]
     # The parts are copies; this puts their values into the live variables.
-    nnx.update(value, nnx.from_flat_state(restored))
+    saved.later(nnx.update, value, nnx.from_flat_state(restored))
     return value
 
 
-def _state(value: Any) -> dict[str, tuple[Any, Any]]:
-    """Path as text -> (path, variable or array), each shared one once."""
-    return {
-        "/".join(map(str, path)): (path, part) for path, part in nnx.to_flat_state(nnx.state(value))
-    }
+def _raw_value(variable: Any) -> Any:
+    """A variable's value in containers of its own, past the hooks that reading it would run."""
+    raw = variable.get_raw_value()
+    if is_array_ref(raw):
+        return raw[...]
+    return jax.tree.map(lambda part: part, raw)
+
+
+def _set_raw_value(variable: Any, value: Any) -> None:
+    """Set a variable's value, past its hooks: what was saved has been through them."""
+    raw = variable.get_raw_value()
+    if is_array_ref(raw):
+        raw[...] = value
+    else:
+        variable.set_raw_value(value)
+
+
+def _state(value: Any) -> list[tuple[str, Any, Any]]:
+    """(path as text, path, variable or array), each shared one once."""
+    return [
+        ("/".join(map(str, path)), path, part) for path, part in nnx.to_flat_state(nnx.state(value))
+    ]

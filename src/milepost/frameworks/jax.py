@@ -6,12 +6,16 @@ that a program has registered with JAX (Flax's TrainState, Haiku's maps, its own
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.experimental
 import numpy as np
 
 from milepost import tree
+from milepost.dtypes import Array
 from milepost.errors import UnsupportedObjectError
 from milepost.frameworks import pytrees
 from milepost.frameworks.base import Capture, Saved
@@ -20,7 +24,17 @@ from milepost.tree import Structure
 
 _BUILTIN = (dict, list, tuple, type(None))
 
-ARRAYS = {"jax": jax.numpy.asarray}
+# Before 0.8 it was an experiment.
+_config: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
+
+
+def _new(array: Array) -> jax.Array:
+    """A new array of the same dtype, also if it has 64 bits and the program has not."""
+    with _config.enable_x64(True):
+        return jax.numpy.asarray(array)
+
+
+ARRAYS = {"jax": _new}
 
 
 def handles(value: Any) -> bool:
@@ -30,16 +44,16 @@ def handles(value: Any) -> bool:
 
 
 def capture(value: Any, name: str, capture: Capture) -> Structure:
-    if isinstance(value, jax.ShapeDtypeStruct):
-        capture.leaf(name, AbstractLeaf(name, value))
-        return {"leaf": "jax"}
-    if isinstance(value, jax.Array):
+    if isinstance(value, jax.Array | jax.ShapeDtypeStruct):
         if isinstance(value, jax.core.Tracer):
             raise UnsupportedObjectError(
                 f"{name} is being traced and has no value: save outside of jit"
             )
         if _is_key(value):
             return _capture_key(value, name, capture)
+        if isinstance(value, jax.ShapeDtypeStruct):
+            capture.leaf(name, AbstractLeaf(name, value))
+            return {"leaf": "jax"}
         if not value.is_fully_addressable:
             raise UnsupportedObjectError(
                 f"{name} is spread over several processes, which this version cannot save: "
@@ -51,6 +65,12 @@ def capture(value: Any, name: str, capture: Capture) -> Structure:
         [key, capture.child(join(name, key), part)] for key, part in pytrees.node_items(value)
     ]
     return {"object": children, "class": f"{type(value).__module__}.{type(value).__qualname__}"}
+
+
+def copied(value: Any, copied: Callable[[Any], Any]) -> Any:
+    if isinstance(value, jax.Array | jax.ShapeDtypeStruct):
+        return value
+    return pytrees.rebuilt(value, [copied(part) for _, part in pytrees.node_items(value)])
 
 
 def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
@@ -68,10 +88,34 @@ def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
     )
 
 
-def _placed(array: Any, like: Any) -> jax.Array:
-    """An array on the devices, and with the sharding, of the one that it replaces."""
-    sharding = like.sharding
-    return jax.device_put(array, sharding) if sharding is not None else jax.numpy.asarray(array)
+def _placed(array: Any, like: Any) -> Any:
+    """An array where the one is that it replaces, and of the same kind but for the value."""
+    with _place(like) as sharding:
+        return jax.device_put(_weak(array) if like.weak_type else array, sharding)
+
+
+@contextlib.contextmanager
+def _place(like: Any) -> Iterator[Any]:
+    """Yields the sharding for what replaces `like`: None if it is not committed to its own.
+
+    JAX moves such an array to where the others of a computation are; one that is committed
+    to the same device would have it fail. 64 bits are on, for a saved dtype is to stay.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_config.enable_x64(True))
+        if getattr(like, "committed", True):  # an abstract one with a sharding asks for it
+            yield like.sharding
+        else:
+            stack.enter_context(jax.default_device(*like.sharding.device_set))
+            yield None
+
+
+def _weak(array: Array) -> Any:
+    """An array weakly typed, as one made of a Python number: what it meets keeps its dtype."""
+    with _config.enable_x64(array.dtype in ("int64", "float64", "complex128")):
+        zero = jax.numpy.asarray(array.dtype.type(0).item())
+        weak = jax.numpy.broadcast_to(zero, array.shape).at[...].set(array)
+    return weak if weak.dtype == array.dtype else array
 
 
 def _is_key(value: Any) -> bool:
@@ -80,12 +124,14 @@ def _is_key(value: Any) -> bool:
 
 def _capture_key(value: Any, name: str, capture: Capture) -> Structure:
     """A typed key is its numbers and the name of their generator."""
+    data: Any
     if isinstance(value, jax.ShapeDtypeStruct):
-        raise UnsupportedObjectError(
-            f"{name} is an abstract random key: pass a real one to restore into"
-        )
-    capture.leaf(join(name, "data"), jax.random.key_data(value))
-    capture.leaf(join(name, "generator"), str(jax.random.key_impl(value)))
+        struct = jax.eval_shape(jax.random.key_data, value)
+        data = AbstractLeaf(join(name, "data"), struct)
+    else:
+        data = jax.random.key_data(value)
+    capture.leaf(join(name, "data"), data)
+    capture.leaf(join(name, "generator"), str(_generator(value)))
     capture.rule(name, Rule(0))
     capture.rule(join(name, "generator"), Rule.FIXED)
     return {
@@ -97,9 +143,16 @@ def _capture_key(value: Any, name: str, capture: Capture) -> Structure:
 def _apply_key(value: Any, name: str, saved: Saved) -> Any:
     if not saved.has(join(name, "data")):
         return value
-    data = jax.numpy.asarray(saved.leaves[join(name, "data")])
-    key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(value))
-    return jax.device_put(key, value.sharding)
+    with _place(value) as sharding:
+        data = jax.numpy.asarray(saved.leaves[join(name, "data")])
+        return jax.device_put(jax.random.wrap_key_data(data, impl=_generator(value)), sharding)
+
+
+def _generator(key: Any) -> Any:
+    """The generator of a key, real or abstract, as JAX names it."""
+    found = []
+    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), key)
+    return found[0]
 
 
 class AbstractLeaf:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from milepost.errors import UnsupportedObjectError
 from milepost.frameworks.base import Capture, Saved
 from milepost.state import Rule, join
 from milepost.tree import Structure
@@ -25,14 +28,17 @@ def handles(value: Any) -> bool:
 
 
 def capture(value: Any, name: str, capture: Capture) -> Structure:
-    if isinstance(value, np.ndarray | np.generic):
-        array = np.asarray(value)
-        if isinstance(value, np.generic):
-            capture.leaf(name, array)
-            return {"leaf": "numpy.generic"}
-        capture.leaf(name, array, memory=_memory(array))
+    if isinstance(value, np.ma.MaskedArray):
+        raise UnsupportedObjectError(
+            f"{name} is a masked array, whose mask would be lost: save its .data and its .mask"
+        )
+    if isinstance(value, np.generic):
+        capture.leaf(name, value)
+        return {"leaf": "numpy.generic"}
+    if isinstance(value, np.ndarray):
+        capture.leaf(name, np.asarray(value), memory=_memory(value))
         return None
-    structure = capture.replaced(name, _state(value))
+    structure = capture.opaque(name, _state(value))
     capture.rule(join(name, "bit_generator"), Rule.FIXED)
     return structure
 
@@ -43,12 +49,16 @@ def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
             return value
         new = saved.value(name, node)
         if isinstance(value, np.ndarray) and value.flags.writeable:
-            value[...] = new
+            saved.later(value.__setitem__, ..., new)
             return value
         return new
     if saved.can_build(name, node):
-        _set_state(value, saved.build(name, node))
+        saved.at_once(partial(_set_state, value), saved.build(name, node), _state(value))
     return value
+
+
+def copied(value: Any, copied: Callable[[Any], Any]) -> Any:
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 def _memory(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import collections
+import copy
 import dataclasses
 import random
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,9 @@ def handles(value: Any) -> bool:
 
 def capture(value: Any, name: str, capture: Capture) -> Structure:
     if isinstance(value, random.Random):
-        return capture.replaced(name, _random_state(value))
+        return capture.opaque(name, _random_state(name, value))
     if _has_state_dict(value):
-        return capture.replaced(name, value.state_dict())
+        return capture.opaque(name, value.state_dict())
     if isinstance(value, PLAIN_TYPES):
         capture.leaf(name, value)
         return None
@@ -43,7 +44,9 @@ def capture(value: Any, name: str, capture: Capture) -> Structure:
         # A set has no order; sorting gives the same leaves the same names.
         items = enumerate(sorted(value, key=repr))
         capture.rule(name, Rule.REPLACED)
-        return {_kind(value): [capture.child(join(name, str(i)), item) for i, item in items]}
+        nodes = [capture.child(join(name, str(i)), item) for i, item in items]
+        _check_hashable(nodes, name)
+        return {_kind(value): nodes}
     if isinstance(value, dict):
         capture.rule(name, Rule.GROWS)
     elif isinstance(value, list | collections.deque):
@@ -53,6 +56,8 @@ def capture(value: Any, name: str, capture: Capture) -> Structure:
         child = capture.child(join(name, key_text(key)), item)
         children.append(child if _is_sequence(value) else [_encoded(name, key), child])
     node: dict[str, Any] = {_kind(value): children}
+    if isinstance(value, collections.deque) and value.maxlen is not None:
+        node["maxlen"] = value.maxlen
     if _kind(value) in ("namedtuple", "object"):
         node["class"] = f"{type(value).__module__}.{type(value).__qualname__}"
     return node
@@ -61,11 +66,12 @@ def capture(value: Any, name: str, capture: Capture) -> Structure:
 def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
     if isinstance(value, random.Random):
         if saved.can_build(name, node):
-            _set_random_state(value, saved.build(name, node))
+            saved.at_once(value.setstate, _random_state_of(saved.build(name, node)), value.getstate())
         return value
     if _has_state_dict(value):
         if saved.can_build(name, node):
-            value.load_state_dict(saved.build(name, node))
+            before = copy.deepcopy(value.state_dict())
+            saved.at_once(value.load_state_dict, saved.build(name, node), before)
         return value
     if isinstance(value, PLAIN_TYPES):
         return saved.value(name, node) if saved.has(name) else value
@@ -83,37 +89,70 @@ def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
     return _apply_dataclass(value, name, node, saved)
 
 
+def copied(value: Any, copied: Callable[[Any], Any]) -> Any:
+    if isinstance(value, tuple):
+        parts = [copied(part) for part in value]
+        return type(value)._make(parts) if hasattr(value, "_make") else type(value)(parts)
+    new: Any = value
+    if isinstance(value, list | collections.deque):
+        new = copy.copy(value)
+        _refill_list(new, [copied(part) for part in value])
+    elif isinstance(value, set):
+        new = copy.copy(value)
+    elif isinstance(value, dict):
+        new = copy.copy(value)
+        new.update({key: copied(part) for key, part in value.items()})
+    elif _is_dataclass(value):
+        new = copy.copy(value)
+        for key, part in _items(value):
+            object.__setattr__(new, str(key), copied(part))
+    return new
+
+
 def _apply_set(value: Any, name: str, node: Structure, saved: Saved) -> Any:
     if node is None or not saved.can_build(name, node) or not saved.selects(name):
         return value
     items = saved.build(name, node)
     if isinstance(value, frozenset):
         return type(value)(items)
+    saved.later(_refill_set, value, items)
+    return value
+
+
+def _refill_set(value: set[Any], items: Iterable[Any]) -> None:
     value.clear()
     value.update(items)
-    return value
 
 
 def _apply_dict(value: Any, name: str, node: Structure, saved: Saved) -> Any:
-    nodes = dict(tree.children(node))
-    for key in list(value):
-        old = value[key]
-        new = saved.child(join(name, key_text(key)), old, nodes.get(key))
+    # By text, as the leaves' names are: a program may have 1 where another had "1".
+    nodes = {key_text(key): (key, child) for key, child in tree.children(node)}
+    here = {key_text(key): key for key in value}
+    for text, key in here.items():
+        old, child = value[key], join(name, text)
+        new = saved.child(child, old, nodes.get(text, (None, None))[1])
         if new is not old:
-            value[key] = new
-    for key in [key for key in nodes if key not in value]:
-        child = join(name, key_text(key))
-        if saved.selects(name) and saved.can_build(child, nodes[key]):
-            value[key] = saved.build(child, nodes[key])
-    for key in [key for key in value if key not in nodes]:
-        if saved.is_gone(join(name, key_text(key))):
-            del value[key]
+            saved.later(value.__setitem__, key, new)
+        elif text not in nodes and saved.is_gone(child):
+            saved.later(value.__delitem__, key)
+    for text, (key, child_node) in nodes.items():
+        child = join(name, text)
+        if text not in here and saved.selects(name) and saved.can_build(child, child_node):
+            saved.later(value.__setitem__, key, saved.build(child, child_node))
+    if isinstance(value, collections.OrderedDict) and saved.selects(name):
+        saved.later(_reorder, value, [here.get(text, key) for text, (key, _) in nodes.items()])
     return value
+
+
+def _reorder(value: collections.OrderedDict[Any, Any], keys: list[Hashable]) -> None:
+    for key in keys:
+        if key in value:
+            value.move_to_end(key)
 
 
 def _apply_list(value: Any, name: str, node: Structure, saved: Saved) -> Any:
     parts = _apply_parts(value, name, node, saved)
-    if node is not None and saved.selects(name):
+    if tree.kind_of(node) in tree.SEQUENCES and saved.selects(name):
         nodes = [child for _, child in tree.children(node)]
         while len(parts) > len(nodes) and saved.is_gone(join(name, str(len(parts) - 1))):
             parts.pop()
@@ -122,9 +161,13 @@ def _apply_list(value: Any, name: str, node: Structure, saved: Saved) -> Any:
                 break
             parts.append(saved.build(join(name, str(i)), nodes[i]))
     if len(parts) != len(value) or any(a is not b for a, b in zip(parts, value, strict=True)):
-        value.clear()
-        value.extend(parts)
+        saved.later(_refill_list, value, parts)
     return value
+
+
+def _refill_list(value: Any, parts: list[Any]) -> None:
+    value.clear()
+    value.extend(parts)
 
 
 def _apply_parts(value: Iterable[Any], name: str, node: Structure, saved: Saved) -> list[Any]:
@@ -142,9 +185,15 @@ def _apply_dataclass(value: Any, name: str, node: Structure, saved: Saved) -> An
         if new is not old:
             changed[str(key)] = new
     if value.__dataclass_params__.frozen:
-        return dataclasses.replace(value, **changed) if changed else value
+        if not changed:
+            return value
+        # Not `dataclasses.replace`, whose constructor may compute what was restored.
+        value = copy.copy(value)
+        for field, new in changed.items():
+            object.__setattr__(value, field, new)
+        return value
     for field, new in changed.items():
-        setattr(value, field, new)
+        saved.later(setattr, value, field, new)
     return value
 
 
@@ -190,10 +239,28 @@ def _encoded(name: str, key: Hashable) -> Any:
         raise UnsupportedObjectError(f"{name}: {error}") from None
 
 
-def _random_state(generator: random.Random) -> dict[str, Any]:
-    version, numbers, gauss = generator.getstate()
+def _check_hashable(nodes: Iterable[Structure], name: str) -> None:
+    """Raise UnsupportedObjectError unless these items can be put into a set again."""
+    for node in nodes:
+        kind = tree.kind_of(node)
+        if kind in ("tuple", "namedtuple", "frozenset"):
+            _check_hashable([child for _, child in tree.children(node)], name)
+        elif node is not None and node != {"leaf": "numpy.generic"}:
+            raise UnsupportedObjectError(
+                f"{name} is a set that holds more than plain values and tuples of them, and could "
+                "not be made again: use a list"
+            )
+
+
+def _random_state(name: str, generator: random.Random) -> dict[str, Any]:
+    try:
+        version, numbers, gauss = generator.getstate()
+    except NotImplementedError:
+        raise UnsupportedObjectError(
+            f"{name} draws from the operating system and has no state: leave it out"
+        ) from None
     return {"version": version, "numbers": np.array(numbers, np.uint32), "gauss": gauss}
 
 
-def _set_random_state(generator: random.Random, state: dict[str, Any]) -> None:
-    generator.setstate((state["version"], tuple(state["numbers"].tolist()), state["gauss"]))
+def _random_state_of(state: dict[str, Any]) -> tuple[Any, ...]:
+    return state["version"], tuple(state["numbers"].tolist()), state["gauss"]

@@ -57,7 +57,9 @@ class RememberedRandomness:
     def recall(self) -> None:
         """Put the generators back into that state."""
         now = RandomState()
-        Saved(self._leaves, {}, finder(), makers=makers()).child("random", now, self._structure)
+        saved = Saved(self._leaves, {}, finder(), makers=makers())
+        saved.child("random", now, self._structure)
+        saved.finish()
 
     def state_dict(self) -> dict[str, Any]:
         return {"leaves": self._leaves, "structure": json.dumps(self._structure)}

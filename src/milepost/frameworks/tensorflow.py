@@ -43,13 +43,13 @@ def capture(value: Any, name: str, capture: Capture) -> Structure:
 def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
     if isinstance(value, tf.Variable):
         if saved.has(name):
-            value.assign(_tensor(saved.leaves[name], value.dtype))
+            saved.later(value.assign, _tensor(saved.leaves[name], value.dtype))
         return value
     if isinstance(value, tf.Tensor):
         return _tensor(saved.leaves[name], value.dtype) if saved.has(name) else value
     if isinstance(value, tf.random.Generator):
         if saved.has(join(name, "state")):
-            value.reset(saved.leaves[join(name, "state")])
+            saved.later(value.reset, saved.leaves[join(name, "state")])
         return value
     nodes = dict(tree.children(node))
     for key, part in _parts(value):
@@ -65,13 +65,15 @@ class TensorLeaf:
             raise UnsupportedObjectError(
                 f"{name} has the dtype {tensor.dtype.name}, which is not numeric"
             )
-        if not tensor.shape.is_fully_defined() or not hasattr(tensor, "numpy"):
+        # A variable's own shape may be open where that of its value never is.
+        value = tensor.value() if isinstance(tensor, tf.Variable) else tensor
+        if not hasattr(value, "numpy"):
             raise UnsupportedObjectError(
                 f"{name} is symbolic and has no value: save outside of tf.function"
             )
         self._tensor = tensor
         self.dtype: np.dtype[Any] = np.dtype(tensor.dtype.as_numpy_dtype)
-        self.shape: tuple[int, ...] = tuple(tensor.shape)
+        self.shape: tuple[int, ...] = tuple(value.shape)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         tensor = self._tensor.value() if isinstance(self._tensor, tf.Variable) else self._tensor

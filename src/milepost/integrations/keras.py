@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Callable
+import warnings
 from typing import Any, Protocol
 
 import keras
@@ -63,6 +64,8 @@ class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._epoch_start = RememberedRandomness()
         self._saved_step: int | None = None
         self._manager: CheckpointManager | None = None
+        self._passing: _PassOver | None = None
+        self._iterations = 0  # of the optimizer, as last seen
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._close()
@@ -78,6 +81,12 @@ class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._manager = CheckpointManager(checkpoint, self._path, keep=self._keep)
         restored = self._manager.restore_or_initialize()
         self._saved_step = restored.step if restored else None
+        self._passing = None
+        self._iterations = _iterations(self.model)
+        if self._progress["step"] and self._progress["epoch"] < (self.params or {}).get(
+            "epochs", 0
+        ):
+            _warn_of_one_iterator()
         # How Keras's own BackupAndRestore tells `fit` where to start.
         self.model._initial_epoch = self._progress["epoch"]
 
@@ -94,24 +103,38 @@ class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
         """Go to where the checkpoint was, in the middle of this epoch.
 
         The batches that were trained on are drawn as they were, from the randomness of the
-        epoch's start, and passed over. Then everything is as in the checkpoint once more:
-        `fit` has reset the metrics meanwhile, and on TensorFlow it makes them only now.
+        epoch's start, and passed over. `_end_passing` then restores once more, because since
+        `on_train_begin` `fit` has reset the metrics, and other callbacks began the epoch anew.
         """
-        restore = self._require_manager().restore_or_initialize
-        restore()
-        at_checkpoint = RememberedRandomness()
-        at_checkpoint.remember()
+        batch, steps = self._progress["batch"], (self.params or {}).get("steps")
+        if batch % self.model.steps_per_execution and steps and batch < steps:
+            raise UsageError(
+                f"the checkpoint is at batch {batch} of an epoch of {steps}, where "
+                f"steps_per_execution={self.model.steps_per_execution} cannot begin: compile the "
+                f"model with a steps_per_execution that divides {batch}, for this epoch at least"
+            )
         self._epoch_start.recall()
-        if keras.backend.backend() == "tensorflow":
-            _pass_over(self.model, self._progress["batch"], then=restore)
-        else:
-            _pass_over(self.model, self._progress["batch"], then=at_checkpoint.recall)
+        self._passing = _PassOver(self.model, batch)
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if self._passing is not None:
+            self.model.train_function = self._passing  # for this batch
+
+    def _end_passing(self, passing: _PassOver) -> None:
+        """Everything is as in the checkpoint again, which was made at this place in the loop."""
+        self._passing = None
+        self._require_manager().restore_or_initialize()
+        # `fit` has hold of these logs, and they are the epoch's if nothing is left of it.
+        passing.logs.update(self.model.get_metrics_result())
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        if batch < self._progress["batch"]:
-            return  # passed over
-        self._progress["step"] += batch + 1 - self._progress["batch"]
-        self._progress["batch"] = batch + 1
+        if self._passing is not None:
+            if not self._passing.left:
+                self._end_passing(self._passing)
+            return
+        trained = self._trained(batch + 1 - self._progress["batch"])
+        self._progress["step"] += trained
+        self._progress["batch"] += trained
         manager = self._require_manager()
         if isinstance(self._every, int) and self._crosses(self._every):
             self._save(None)
@@ -119,11 +142,31 @@ class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
             self._save(None)
             self.model.stop_training = True
 
+    def _trained(self, told: int) -> int:
+        """How many batches the last execution was, of which Keras tells the highest number.
+
+        The last execution of an epoch may have fewer: so much less the optimizer has counted.
+        """
+        if self.model.steps_per_execution == 1:
+            return told
+        before, self._iterations = self._iterations, _iterations(self.model)
+        counted = self._iterations - before
+        steps = (self.params or {}).get("steps")
+        most = min(told, steps - self._progress["batch"]) if steps else told
+        return counted if 0 < counted < most else most
+
     def _crosses(self, every: int) -> bool:
         """Whether so many batches have passed since the last checkpoint."""
         return self._progress["step"] - (self._saved_step or 0) >= every
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self._passing is not None:
+            warnings.warn(
+                f"the data ended {self._passing.left} batches before the place in epoch {epoch} "
+                f"where the checkpoint was made: give fit() the data that it had then",
+                stacklevel=2,
+            )
+            self._end_passing(self._passing)
         steps = (self.params or {}).get("steps")
         if self.model.stop_training and steps and self._progress["batch"] < steps:
             return  # ended in its midst
@@ -158,32 +201,56 @@ class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
         return self._manager
 
 
-def _pass_over(model: Any, batches: int, then: Callable[[], object]) -> None:
-    """Make `fit` draw so many batches without training on them, then call `then`."""
-    train, backend = model.train_function, keras.backend.backend()
-    left = batches
+class _PassOver:
+    """Stands in for a model's train function: batches are drawn, and not trained on."""
 
-    def drawn(iterator: Any) -> None:
-        nonlocal left
-        for _ in range(model.steps_per_execution if backend != "torch" else 1):
-            if backend != "torch":  # whose loop hands over data that is drawn already
-                batch = next(iterator)
+    def __init__(self, model: Any, batches: int) -> None:
+        self.left = batches
+        self.logs: dict[str, Any] = {}
+        self._model = model
+        self._train = model.train_function
+
+    def __call__(self, *arguments: Any) -> Any:
+        # For one call only: whatever ends `fit`, no later one will pass over anything.
+        self._model.train_function = self._train
+        backend = keras.backend.backend()
+        count = min(self.left, self._model.steps_per_execution)
+        if backend != "torch":  # whose loop hands over data that is drawn already
+            for _ in range(count):
+                batch = next(arguments[-1])
                 if backend == "tensorflow":
-                    _build_metrics(model, batch)
-            left -= 1
-        if left <= 0:
-            model.train_function = train
-            then()
+                    _build_metrics(self._model, batch)
+        self.left -= count
+        return (self.logs, arguments[0]) if backend == "jax" else self.logs
 
-    def pass_over_with_state(state: Any, iterator: Any) -> Any:
-        drawn(iterator)
-        return {}, state
 
-    def pass_over(iterator: Any) -> Any:
-        drawn(iterator)
-        return {}
+def _warn_of_one_iterator() -> None:
+    """Warn if `fit` draws all its epochs from one iterator, which is about to begin anew.
 
-    model.train_function = pass_over_with_state if backend == "jax" else pass_over
+    It does so where `steps_per_epoch` is not the number of batches that the data has. No
+    callback is told, so the answer is looked up in the frame of `fit`.
+    """
+    frame = inspect.currentframe()
+    while frame is not None and "epoch_iterator" not in frame.f_locals:
+        frame = frame.f_back
+    iterator = frame.f_locals["epoch_iterator"] if frame is not None else None
+    asked = getattr(iterator, "steps_per_epoch", None)
+    if asked and asked != getattr(iterator, "_num_batches", asked):
+        warnings.warn(
+            f"with steps_per_epoch={asked} Keras draws every epoch from one iterator, whose place "
+            "nobody can restore: the data begins anew here, and this run is not the one that was "
+            "interrupted. It would be if an epoch were all batches of the data: leave "
+            "steps_per_epoch out",
+            stacklevel=3,
+        )
+
+
+def _iterations(model: Any) -> int:
+    """How often the optimizer was applied."""
+    if hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()
+    counter = getattr(model.optimizer, "_iterations", 0)
+    return int(keras.ops.convert_to_numpy(counter))
 
 
 def _build_metrics(model: Any, batch: Any) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from milepost.checkpoint.restore import Restore
 from milepost.errors import MissingPackageError, UnknownFormatError, VersionError
 from milepost.formats import model_file, open_source
 from milepost.formats.safetensors import ModelSnapshot
-from milepost.frameworks.random import RememberedRandomness
+from milepost.model.randomness import unchanged_random_state
 from milepost.snapshot import Snapshot, closing_on_error
 from milepost.storage.local import open_file
 
@@ -60,7 +59,7 @@ def _build(snapshot: ModelSnapshot, custom_objects: Mapping[str, Any]) -> Any:
     assets = {n: _bytes(snapshot, n) for n in snapshot if n.startswith(model_file.ASSETS)}
     state = _WithoutAssets(snapshot)
     specs = {name: state.spec(name) for name in state}
-    with _unchanged_random_state():
+    with unchanged_random_state():
         model = framework.build(
             document.structure,
             {name.removeprefix(model_file.ASSETS): data for name, data in assets.items()},
@@ -98,14 +97,3 @@ def _framework(name: str, file: str) -> Any:
         raise MissingPackageError(
             f"{file} holds a model of {name}, which cannot be imported ({error}): {_PACKAGES[name]}"
         ) from error
-
-
-@contextlib.contextmanager
-def _unchanged_random_state() -> Iterator[None]:
-    """Building a model draws its initial values; the program's random numbers go on as before."""
-    before = RememberedRandomness()
-    before.remember()
-    try:
-        yield
-    finally:
-        before.recall()

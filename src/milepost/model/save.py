@@ -16,6 +16,7 @@ from milepost.errors import UnsupportedObjectError
 from milepost.formats import model_file
 from milepost.formats.model_file import ModelDocument
 from milepost.frameworks.base import capture_objects
+from milepost.model.randomness import unchanged_random_state
 from milepost.pieces import DigestedArray, digest_array
 from milepost.provenance import json_values, versions
 from milepost.record import ArrayRecord, Chunk, PlainRecord, Record
@@ -73,7 +74,8 @@ def save_model(
     began = time.monotonic()
     target = os.path.abspath(os.fspath(path))
     name, framework = _framework(model)
-    structure, assets = framework.describe(model)
+    with unchanged_random_state():  # PyTorch's models are built once more, as a proof
+        structure, assets = framework.describe(model)
     leaves: dict[str, Leaf] = {}
     state = capture_objects({"": model}, frameworks.finder())
     leaves |= state.leaves

@@ -24,6 +24,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from typing import Protocol
@@ -58,7 +59,7 @@ class FileSystem(Protocol):
         """A new file, open for writing; FileExistsError if the name is taken."""
 
     def open(self, path: str) -> Handle:
-        """An existing file, open for reading."""
+        """An existing regular file, open for reading; anything else is an OSError at once."""
 
     def write(self, handle: Handle, data: Buffer) -> None:
         """Append all of `data`."""
@@ -97,7 +98,11 @@ class OperatingSystem:
         return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _FLAGS, 0o666)
 
     def open(self, path: str) -> Handle:
-        return os.open(path, os.O_RDONLY | _FLAGS)
+        # A FIFO would wait for its writer, and a device may act on being opened.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", path)
+        # Without blocking, in case that it became a FIFO since.
+        return os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _FLAGS)
 
     def write(self, handle: Handle, data: Buffer) -> None:
         view = memoryview(data)

@@ -48,9 +48,14 @@ def ranked(
     scored = [
         (sign * values[metric], -step)
         for step, values in metrics.items()
-        if metric in values and not math.isnan(values[metric])
+        if metric in values and not _is_nan(values[metric])
     ]
     return [-negative for _, negative in sorted(scored)]
+
+
+def _is_nan(value: float) -> bool:
+    # math.isnan would make a float of a whole number, which may be too large for one.
+    return isinstance(value, float) and math.isnan(value)
 
 
 def best_step(

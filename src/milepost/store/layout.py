@@ -13,6 +13,7 @@ import re
 import secrets
 
 from milepost.errors import UsageError
+from milepost.limits import shown
 
 MARKER = "milepost.json"
 CHECKPOINTS = "checkpoints"
@@ -33,9 +34,9 @@ def check_step(step: object) -> int:
     try:
         number = step.__index__()  # type: ignore[attr-defined]
     except (AttributeError, TypeError):
-        raise UsageError(f"expected an integer as step, found {step!r}") from None
+        raise UsageError(f"expected an integer as step, found {shown(step)}") from None
     if isinstance(step, bool) or not 0 <= number <= MAX_STEP:
-        raise UsageError(f"expected a step from 0 to {MAX_STEP}, found {step!r}")
+        raise UsageError(f"expected a step from 0 to {MAX_STEP}, found {shown(step)}")
     return int(number)
 
 

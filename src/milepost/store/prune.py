@@ -6,10 +6,10 @@ refer to a pack that goes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from milepost.errors import DamagedError, UsageError, VersionError
+from milepost.errors import DamagedError, VersionError
 from milepost.store import layout
 from milepost.store.store import Store
 
@@ -23,26 +23,19 @@ class PruneReport:
     unreadable: str | None = None
 
 
-def prune(store: Store, keep: Iterable[int]) -> PruneReport:
-    """Remove every checkpoint that is not in `keep`, then the data that none refers to.
+def prune(store: Store, keep: Callable[[Store], Iterable[int]]) -> PruneReport:
+    """Remove every checkpoint that is not to be kept, then the data that none refers to.
 
-    Names go first, durably, and data after, so that a crash in between loses nothing that
-    is still named.
-
-    Raises:
-        UsageError: the newest checkpoint is not among those to keep.
+    `keep` is called under the lock, so that what it sees is what is there when things are
+    removed. The newest checkpoint is kept whatever it says. Names go first, durably, and data
+    after, so that a crash in between loses nothing that is still named.
     """
-    wanted = set(keep)
     with store.storage.lock(exclusive=True):
+        store.forget()
         steps = store.steps
-        if steps and steps[-1] not in wanted:
-            raise UsageError(
-                f"{store.name}: the newest checkpoint, step {steps[-1]}, is never removed"
-            )
+        wanted = {*keep(store), *steps[-1:]}
         gone = tuple(step for step in steps if step not in wanted)
         store.storage.delete(layout.manifest_name(step) for step in gone)
-        for step in gone:
-            store.forget(step)
         packs, unreadable = _remove_unreferenced(store, store.storage.list(layout.DATA))
     return PruneReport(gone, packs, unreadable)
 
@@ -68,8 +61,10 @@ def remove_replaced(store: Store, step: int) -> None:
 def _remove_unreferenced(store: Store, files: list[str]) -> tuple[tuple[str, ...], str | None]:
     """Delete those of the packs that no manifest refers to.
 
-    While one manifest cannot be read, what it refers to is unknown, and all data stays.
+    While one manifest cannot be read, what it refers to is unknown, and all data stays. The
+    manifests are read anew: another process may have overwritten one that was read before.
     """
+    store.forget()
     referenced: set[str] = set()
     for step in store.steps:
         try:

@@ -6,25 +6,67 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from milepost.dtypes import Array
-from milepost.errors import DamagedError, PathNotFoundError
+from milepost.errors import (
+    DamagedError,
+    MilepostError,
+    PathNotFoundError,
+    StepNotFoundError,
+    StorageError,
+)
 from milepost.record import ArrayRecord
 from milepost.snapshot import Description, Snapshot
 from milepost.source import ByteSource
 from milepost.storage.base import Storage
 from milepost.store.manifest import Manifest, PackRef
 
+# More files than this are not held open: a process may have 1024, or 256.
+_MOST_HELD = 64
+
 
 class CheckpointSnapshot(Snapshot):
-    """One committed checkpoint."""
+    """One committed checkpoint.
+
+    `advice` says what to do about damage of a step, `is_there` whether the checkpoint still is.
+    """
 
     def __init__(
-        self, storage: Storage, manifest: Manifest, name: str, advice: Callable[[int], str]
+        self,
+        storage: Storage,
+        manifest: Manifest,
+        name: str,
+        advice: Callable[[int], str],
+        is_there: Callable[[], bool],
     ) -> None:
         self.manifest = manifest
         self._advice = advice
-        files = [PackSource(storage, pack) for pack in manifest.packs]
+        self._is_there = is_there
+        self._packs = [PackSource(storage, pack, self._missing) for pack in manifest.packs]
         description = Description("milepost checkpoint", manifest.metadata, manifest.objects)
-        super().__init__(name, manifest.records, files, description)
+        super().__init__(name, manifest.records, self._packs, description)
+
+    def hold(self) -> bool:
+        """Open the packs now: open files can be read although they are deleted meanwhile.
+
+        Returns False if it is too late: the checkpoint was removed.
+        """
+        if len(self._packs) > _MOST_HELD:
+            return True
+        for pack in self._packs:
+            try:
+                pack.open()
+            except StepNotFoundError:
+                return False
+            except (DamagedError, StorageError):
+                pass  # it is told when a leaf is read that needs this pack
+        return True
+
+    def _missing(self, pack: str) -> MilepostError:
+        if self._is_there():
+            return DamagedError(f"{pack} is missing")
+        return StepNotFoundError(
+            f"{self.name} was removed or overwritten by another process while it was read: "
+            "open it again, or another step"
+        )
 
     @property
     def step(self) -> int:
@@ -58,11 +100,17 @@ class CheckpointSnapshot(Snapshot):
 
 
 class PackSource:
-    """A pack, opened when the first byte of it is read."""
+    """A pack, opened when the first byte of it is read, if not before.
 
-    def __init__(self, storage: Storage, pack: PackRef) -> None:
+    `missing` makes the error to raise if there is no such file.
+    """
+
+    def __init__(
+        self, storage: Storage, pack: PackRef, missing: Callable[[str], MilepostError]
+    ) -> None:
         self._storage = storage
         self._pack = pack
+        self._missing = missing
         self._source: ByteSource | None = None
 
     @property
@@ -74,15 +122,23 @@ class PackSource:
         return self._pack.nbytes
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
+        return self.open().read_into(offset, buffer)
+
+    def open(self) -> ByteSource:
+        """The open file.
+
+        Raises:
+            DamagedError: it is missing, or has another size.
+        """
         if self._source is None:
             self._source = self._open()
-        return self._source.read_into(offset, buffer)
+        return self._source
 
     def _open(self) -> ByteSource:
         try:
             source = self._storage.open(self._pack.name)
         except PathNotFoundError:
-            raise DamagedError(f"{self.name} is missing") from None
+            raise self._missing(self.name) from None
         if source.size != self._pack.nbytes:
             found = source.size
             source.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Iterator, Mapping
 
@@ -14,12 +15,16 @@ from milepost.errors import (
     StepNotFoundError,
     UsageError,
 )
+from milepost.snapshot import closing_on_error
 from milepost.source import read_exactly
 from milepost.storage.base import Storage
 from milepost.store import layout, manifest
 from milepost.store.best import best_step
 from milepost.store.manifest import Manifest
 from milepost.store.snapshot import CheckpointSnapshot
+
+# How often a step is looked for, if other processes remove what was just found.
+_TRIES = 10
 
 
 class Store(Mapping[int, CheckpointSnapshot]):
@@ -60,7 +65,7 @@ class Store(Mapping[int, CheckpointSnapshot]):
     @classmethod
     def open_or_create(cls, storage: Storage) -> Store:
         """As `open`, but an empty or missing place becomes a new store."""
-        if layout.MARKER not in storage.list(""):
+        if not cls.is_there(storage):
             strangers = cls._strangers(storage)
             if strangers:
                 raise NotAStoreError(
@@ -76,9 +81,14 @@ class Store(Mapping[int, CheckpointSnapshot]):
         return cls.open(storage)
 
     @classmethod
+    def is_there(cls, storage: Storage) -> bool:
+        """Whether there is a store: its marker, which makes a folder one."""
+        return layout.MARKER in storage.list("")
+
+    @classmethod
     def is_absent(cls, storage: Storage) -> bool:
         """Whether there is no store yet, and nothing in the way of one."""
-        return layout.MARKER not in storage.list("") and not cls._strangers(storage)
+        return not cls.is_there(storage) and not cls._strangers(storage)
 
     @staticmethod
     def _strangers(storage: Storage) -> list[str]:
@@ -103,7 +113,37 @@ class Store(Mapping[int, CheckpointSnapshot]):
         Raises:
             StepNotFoundError: the store is empty.
         """
-        return self[self.resolve("latest")]
+        return self.open_step("latest")
+
+    def open_step(self, step: int | str) -> CheckpointSnapshot:
+        """The checkpoint of a step, given as for `resolve`, with its data held open.
+
+        So it can be read to the end although another process removes it meanwhile. If it goes
+        before, there is the next that fits.
+
+        Raises:
+            StepNotFoundError: no checkpoint fits.
+            UsageError: the words are none that `resolve` knows.
+            DamagedError: its manifest is damaged; the message names the newest intact step.
+        """
+        for _ in range(_TRIES):
+            before = self.steps
+            try:
+                number = self.resolve(step)
+                self.forget(number)
+                checkpoint = self[number]
+            except StepNotFoundError:
+                if self.steps == before:
+                    raise
+                continue
+            with closing_on_error([checkpoint]):
+                if checkpoint.hold():
+                    return checkpoint
+                checkpoint.close()
+        raise StepNotFoundError(
+            f"{self.name}: step {step} was removed or overwritten by another process each time "
+            f"that it was opened, {_TRIES} times: try again, or open another step"
+        )
 
     def __getitem__(self, step: int) -> CheckpointSnapshot:
         """The checkpoint of this step.
@@ -119,7 +159,10 @@ class Store(Mapping[int, CheckpointSnapshot]):
 
     def _snapshot(self, step: int) -> CheckpointSnapshot:
         name = f"{self.name}, step {step}"
-        return CheckpointSnapshot(self.storage, self.manifest(step), name, self.advice)
+        found = self.manifest(step)
+        return CheckpointSnapshot(
+            self.storage, found, name, self.advice, lambda: self.still_has(found)
+        )
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.steps)
@@ -146,9 +189,24 @@ class Store(Mapping[int, CheckpointSnapshot]):
             self._manifests[step] = self._read_manifest(step)
         return self._manifests[step]
 
-    def forget(self, step: int) -> None:
-        """Read the manifest of this step anew the next time: it was replaced or deleted."""
-        self._manifests.pop(step, None)
+    def forget(self, step: int | None = None) -> None:
+        """Read the manifest of this step, or every one, anew the next time.
+
+        It was replaced or deleted, or may have been by another process.
+        """
+        if step is None:
+            self._manifests.clear()
+        else:
+            self._manifests.pop(step, None)
+
+    def still_has(self, known: Manifest) -> bool:
+        """Whether a checkpoint is still there: neither removed nor replaced since it was read."""
+        try:
+            return self._read_manifest(known.step).packs == known.packs
+        except StepNotFoundError:
+            return False
+        except MilepostError:
+            return True  # there it is, though damaged
 
     def _read_manifest(self, step: int) -> Manifest:
         name = layout.manifest_name(step)
@@ -196,7 +254,11 @@ class Store(Mapping[int, CheckpointSnapshot]):
 
     def all_metrics(self) -> dict[int, Mapping[str, float]]:
         """The metrics of every step. Reads every manifest."""
-        return {step: self.manifest(step).metrics for step in self.steps}
+        found = {}
+        for step in self.steps:
+            with contextlib.suppress(StepNotFoundError):  # another process removed it meanwhile
+                found[step] = self.manifest(step).metrics
+        return found
 
     def newest_intact(self, *, besides: int) -> int | None:
         """The highest step, other than this one, whose every chunk has its checksum."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from milepost import container, digest, sealed
-from milepost.errors import DamagedError, MilepostError
+from milepost.errors import DamagedError, MilepostError, StepNotFoundError
 from milepost.snapshot import Damage
 from milepost.source import ByteSource
 from milepost.store import layout
@@ -14,21 +14,42 @@ from milepost.store.store import Store
 
 
 def verify_store(store: Store, steps: Iterable[int] | None = None) -> Iterator[Damage]:
-    """Everything that is wrong with a store, or with some of its steps. Reads all of it."""
+    """Everything that is wrong with a store, or with some of its steps. Reads all of it.
+
+    Of all steps, one that another process removes meanwhile is passed over.
+
+    Raises:
+        StepNotFoundError: one of `steps` is not there.
+    """
     checked: set[str] = set()
     for step in store.steps if steps is None else steps:
-        name = f"{store.name}/{layout.manifest_name(step)}"
+        try:
+            yield from _verify_step(store, step, checked)
+        except StepNotFoundError:
+            if steps is not None:
+                raise
+
+
+def _verify_step(store: Store, step: int, checked: set[str]) -> list[Damage]:
+    """What is wrong with a step. The headers of packs in `checked` are, once a store."""
+    while True:
+        store.forget(step)
         try:
             manifest = store.manifest(step)
+        except StepNotFoundError:
+            raise
         except MilepostError as error:
-            yield Damage(name, None, str(error))
-            continue
+            return [Damage(f"{store.name}/{layout.manifest_name(step)}", None, str(error))]
+        found = []
         for pack in manifest.packs:
             if pack.name not in checked:
-                checked.add(pack.name)
-                yield from _verify_header(store, pack)
+                found += _verify_header(store, pack)
         with store[step] as checkpoint:
-            yield from checkpoint.damage()
+            found += checkpoint.damage()
+        # Removed or overwritten in the midst of this is not damaged: look again.
+        if not found or store.still_has(manifest):
+            checked.update(pack.name for pack in manifest.packs)
+            return found
 
 
 def _verify_header(store: Store, pack: PackRef) -> Iterator[Damage]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -48,13 +49,21 @@ class SaveReport:
 
 
 class Writer:
-    """Commits checkpoints to a store, and remembers where the data of the last ones lies."""
+    """Commits checkpoints to a store, and remembers where the data of the last ones lies.
+
+    Threads that share one take turns.
+    """
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self._places: dict[str, Place] = {}
         self._indexed: set[int] = set()
         self._cleaned = False
+        # Reentrant, because a signal's handler may save in the midst of a save.
+        self._turn = threading.RLock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Writer, (self.store,)  # a copy takes turns of its own, and looks for itself
 
     def next_step(self) -> int:
         """One more than the highest step; 1 for the first."""
@@ -77,13 +86,24 @@ class Writer:
             UsageError: the step, a metric or the metadata cannot be saved.
             StorageError: the storage refused; nothing of this step is visible.
         """
+        with self._turn:
+            return self._save(state, step, metrics, metadata, overwrite)
+
+    def _save(
+        self,
+        state: State,
+        step: int,
+        metrics: Mapping[str, Any] | None,
+        metadata: Mapping[str, Any] | None,
+        overwrite: bool,
+    ) -> SaveReport:
         began = time.monotonic()
         step = layout.check_step(step)
         draft = Manifest(
             step=step,
             created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            metrics=numbers(metrics or {}),
-            metadata=json_values(metadata or {}),
+            metrics=numbers({} if metrics is None else metrics),
+            metadata=json_values({} if metadata is None else metadata),
             versions=versions(),
             objects=state.objects,
             ties=state.ties,
@@ -98,13 +118,15 @@ class Writer:
                 for name, leaf in state.leaves.items()
                 if is_array(leaf)
             }
-            new_pack, written = self._write_pack(step, digested)
+            new_pack, places, written = self._write_pack(step, digested)
             try:
-                final = self._complete(draft, state, digested)
+                final = self._complete(draft, state, digested, places)
                 self._commit(final, overwrite=overwrite)
             except BaseException:
-                self._discard(new_pack)
+                if new_pack is not None:
+                    self.store.storage.delete([new_pack.name])
                 raise
+            self._places = places  # only now: a pack that is discarded must not be found
         if overwrite:
             self._when_alone(lambda: remove_replaced(self.store, step))
         nbytes = sum(leaf.nbytes for leaf in digested.values())
@@ -114,13 +136,14 @@ class Writer:
 
     def index(self, found: Manifest) -> None:
         """Remember where the data of a checkpoint lies, so as not to write it again."""
-        for record in found.records.values():
-            if isinstance(record, ArrayRecord):
-                for chunk in record.chunks:
-                    if chunk.digest is not None:
-                        place = Place(found.packs[chunk.file], chunk.position)
-                        self._places.setdefault(chunk.digest, place)
-        self._indexed.add(found.step)
+        with self._turn:
+            for record in found.records.values():
+                if isinstance(record, ArrayRecord):
+                    for chunk in record.chunks:
+                        if chunk.digest is not None:
+                            place = Place(found.packs[chunk.file], chunk.position)
+                            self._places.setdefault(chunk.digest, place)
+            self._indexed.add(found.step)
 
     def _index_known(self) -> None:
         """Index the newest checkpoint, and forget places whose pack is gone."""
@@ -148,33 +171,33 @@ class Writer:
 
     def _write_pack(
         self, step: int, digested: Mapping[str, DigestedArray]
-    ) -> tuple[PackRef | None, int]:
-        """Write what no pack has yet; afterwards `_places` knows every digest.
+    ) -> tuple[PackRef | None, dict[str, Place], int]:
+        """Write what no pack has yet.
 
-        Returns the new pack, if there is one, and how many bytes of arrays it holds.
+        Returns the new pack, if there is one, the place of every digest, and how many bytes of
+        arrays are new.
         """
         new = {piece.digest for leaf in digested.values() for piece in leaf.pieces}
         new -= self._places.keys()
         if not new:
-            return None, 0
+            return None, self._places, 0
         plan = PackPlan()
         for leaf in digested.values():
             plan.add(leaf, new)
         ref, header, positions = plan.layout(layout.new_pack_name(step))
         self.store.storage.write(ref.name, plan.parts(header), ref.nbytes)
-        self._places |= {d: Place(ref, position) for d, position in positions.items()}
-        return ref, plan.data_bytes
-
-    def _discard(self, ref: PackRef | None) -> None:
-        if ref is not None:
-            self._places = {d: p for d, p in self._places.items() if p.pack != ref}
-            self.store.storage.delete([ref.name])
+        places = {d: Place(ref, position) for d, position in positions.items()}
+        return ref, self._places | places, plan.data_bytes
 
     def _complete(
-        self, draft: Manifest, state: State, digested: Mapping[str, DigestedArray]
+        self,
+        draft: Manifest,
+        state: State,
+        digested: Mapping[str, DigestedArray],
+        places: dict[str, Place],
     ) -> Manifest:
         used = {
-            self._places[piece.digest].pack.name: self._places[piece.digest].pack
+            places[piece.digest].pack.name: places[piece.digest].pack
             for leaf in digested.values()
             for piece in leaf.pieces
         }
@@ -184,7 +207,7 @@ class Writer:
             if is_plain(leaf):
                 records[name] = PlainRecord(leaf)
             else:
-                records[name] = placed(digested[name], self._places, indices)
+                records[name] = placed(digested[name], places, indices)
         return dataclasses.replace(draft, packs=tuple(used.values()), records=records)
 
     def _commit(self, final: Manifest, *, overwrite: bool) -> None:

@@ -75,11 +75,11 @@ def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
     _attach_state(value)
     for key, variable in _variables(value, name, saved.parameter_names()).items():
         if saved.has(key):
-            variable.assign(_cast(key, saved.leaves[key], variable.dtype))
+            saved.later(variable.assign, _cast(key, saved.leaves[key], variable.dtype))
     if isinstance(value, keras.Layer):
         for _, layer in naming.layers_by_path(value):
             if isinstance(layer, keras.layers.Normalization):
-                layer.finalize_state()  # it keeps tensors computed from its variables
+                saved.later(layer.finalize_state)  # it keeps tensors computed from its variables
     return value
 
 

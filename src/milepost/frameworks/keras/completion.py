@@ -8,6 +8,7 @@ different, it is put into the configuration.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -55,7 +56,7 @@ def _pairs(live: Any, node: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
 
 def _forgotten(value: Any, config: dict[str, Any]) -> list[tuple[str, Any]]:
     """The arguments that come out different when an object is made from its configuration."""
-    anew = type(value).from_config(dict(config))
+    anew = type(value).from_config(copy.deepcopy(config))  # which it may fill with live objects
     found = []
     for name in inspect.signature(type(value).__init__).parameters:
         here = _argument(value, name)

@@ -92,6 +92,9 @@ def layer_variables(layer: keras.Layer, name: str) -> dict[str, keras.Variable]:
         for generator in part._seed_generators:
             key = attributes.get(id(generator), "seed_generator")
             _add(generator.state, join(path, key), found, seen)
+        if isinstance(part, keras.layers.RNN) and part.stateful:  # which tracks none of them
+            for index, state in enumerate(keras.tree.flatten(part.states or ())):
+                _add(state, join(path, f"states/{index}"), found, seen)
         for metric in part._metrics:
             key = attributes.get(id(metric), metric.name)
             add_variables(metric.variables, join(path, key), found, seen)

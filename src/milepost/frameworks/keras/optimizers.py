@@ -91,15 +91,18 @@ def build_like(
 ) -> None:
     """Build an optimizer for those variables whose slots a snapshot has.
 
-    So that state is found again for a variable that was frozen after it was trained.
+    So that state is found again for a variable that was frozen after it was trained. It must
+    also know those that training overwrites, the scales of float8 layers, which have no slots.
     `variables` are the models' trainable and frozen variables by name.
     """
     if optimizer.built:
         return
     # A slot's name is `<optimizer>[/<inner>]/<variable>/<slot>`.
     owners = {other.rpartition("/")[0] for other in saved_names if other.startswith(f"{name}/")}
-    chosen = [
-        v for key, v in variables.items() if any(o == key or o.endswith(f"/{key}") for o in owners)
-    ]
-    if chosen:
-        optimizer.build(chosen)
+    with_slots = {
+        key for key in variables if any(o == key or o.endswith(f"/{key}") for o in owners)
+    }
+    if with_slots:
+        optimizer.build(
+            [v for key, v in variables.items() if key in with_slots or v.overwrite_with_gradient]
+        )

@@ -6,6 +6,7 @@ Schedulers, gradient scalers and data loaders need nothing of their own: they ha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ import torch
 from milepost.frameworks.base import Capture, Saved
 from milepost.frameworks.torch import modules, optimizer
 from milepost.frameworks.torch.structure import build, describe
-from milepost.frameworks.torch.tensors import TensorLeaf, from_array, memory
+from milepost.frameworks.torch.tensors import TensorLeaf, check_changeable, from_array, memory
 from milepost.state import join
 from milepost.tree import Structure
 
@@ -22,6 +23,7 @@ __all__ = [
     "apply",
     "build",
     "capture",
+    "copied",
     "describe",
     "global_generators",
     "handles",
@@ -39,10 +41,13 @@ def handles(value: Any) -> bool:
 
 def capture(value: Any, name: str, capture: Capture) -> Structure:
     if isinstance(value, torch.Tensor):
-        capture.leaf(name, TensorLeaf(name, value), memory=memory(value))
+        leaf = TensorLeaf(name, value)
+        if not modules.is_being_built(capture.objects):
+            check_changeable(name, value)
+        capture.leaf(name, leaf, memory=memory(value))
         return {"leaf": "torch"}
     if isinstance(value, torch.Generator):
-        return capture.replaced(name, {"state": value.get_state()})
+        return capture.opaque(name, {"state": value.get_state()})
     if isinstance(value, torch.optim.Optimizer):
         return optimizer.capture(value, name, capture)
     return modules.capture(value, name, capture)
@@ -53,7 +58,8 @@ def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
         return _apply_tensor(value, name, saved)
     if isinstance(value, torch.Generator):
         if saved.can_build(name, node):
-            value.set_state(saved.build(name, node)["state"])
+            state = saved.build(name, node)["state"]
+            saved.at_once(value.set_state, state, value.get_state())
         return value
     if isinstance(value, torch.optim.Optimizer):
         return optimizer.apply(value, name, node, saved)
@@ -64,14 +70,26 @@ def parameter_names(value: Any, name: str) -> dict[int, str]:
     if not isinstance(value, torch.nn.Module):
         return {}
     named = modules.unwrapped(value).named_parameters(remove_duplicate=False)
-    return {id(parameter): join(name, key) for key, parameter in reversed(list(named))}
+    return {
+        id(parameter): join(name, modules.own_name(key)) for key, parameter in reversed(list(named))
+    }
+
+
+def copied(value: Any, copied: Callable[[Any], Any]) -> Any:
+    """A tensor of its own; modules and what belongs to them are restored in place."""
+    is_value = isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter)
+    return value.detach().clone().requires_grad_(value.requires_grad) if is_value else value
 
 
 def _apply_tensor(tensor: torch.Tensor, name: str, saved: Saved) -> torch.Tensor:
     if saved.has(name):
-        with torch.no_grad():
-            tensor.copy_(from_array(saved.leaves[name]))
+        saved.later(_copy, tensor, from_array(saved.leaves[name]))
     return tensor
+
+
+def _copy(tensor: torch.Tensor, new: torch.Tensor) -> None:
+    with torch.no_grad():
+        tensor.copy_(new)
 
 
 def global_generators(wanted: frozenset[str]) -> dict[str, Any]:

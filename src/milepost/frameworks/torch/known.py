@@ -46,6 +46,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 
 
+def is_known(cls: type) -> bool:
+    return CLASSES.get(cls.__name__) is cls
+
+
 class NoArgument(Exception):
     """A constructor's parameter of this name has no value that the module remembers."""
 
@@ -61,20 +65,40 @@ def arguments(module: nn.Module) -> dict[str, Any]:
     recipe = _RECIPES.get(type(module))
     if recipe is not None:
         return recipe(module)
+    cls = type(module)
     found = {}
-    for name, parameter in inspect.signature(type(module).__init__).parameters.items():
-        if name in ("self", "device", "dtype") or name.startswith("_"):
-            continue
+    for parameter in parameters(cls):
+        name = parameter.name
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
+        if name == "device" or (is_known(cls) and (name == "dtype" or name.startswith("_"))):
+            continue
         value = getattr(module, name, NoArgument)
-        if name == "bias" and not isinstance(value, bool):
-            value = isinstance(value, torch.Tensor)  # a parameter that is there, or None
-        if value is not NoArgument:
+        if name == "bias" and name in module._parameters:
+            value = value is not None
+        if value is not NoArgument and not inspect.ismethod(value):
             found[name] = value
         elif parameter.default is parameter.empty:
             raise NoArgument(name)
     return found
+
+
+def parameters(cls: type[nn.Module]) -> list[inspect.Parameter]:
+    """What the constructor of a class takes; its first parameter is the module itself."""
+    if cls.__init__ is nn.Module.__init__:
+        return []
+    found = list(inspect.signature(cls.__init__).parameters.values())
+    return found if found[0].kind is inspect.Parameter.VAR_POSITIONAL else found[1:]
+
+
+def forgets(module: nn.Module) -> bool:
+    """Whether a constructor's argument may have had a value that `arguments` does not find."""
+    return any(
+        parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        or not hasattr(module, parameter.name)
+        for parameter in parameters(type(module))
+        if parameter.name != "device"
+    )
 
 
 def _recurrent(module: Any) -> dict[str, Any]:
@@ -128,6 +152,16 @@ def _encoder(module: Any) -> dict[str, Any]:
     }
 
 
+def _adaptive_softmax(module: Any) -> dict[str, Any]:
+    names = ["in_features", "n_classes", "div_value", "head_bias"]
+    # Its own list of cutoffs ends with the number of classes.
+    return {**{name: getattr(module, name) for name in names}, "cutoffs": module.cutoffs[:-1]}
+
+
+def _distance(module: Any) -> dict[str, Any]:
+    return {"p": module.norm, "eps": module.eps, "keepdim": module.keepdim}
+
+
 _RECIPES: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     nn.RNN: _recurrent,
     nn.LSTM: _recurrent,
@@ -135,4 +169,6 @@ _RECIPES: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     nn.MultiheadAttention: _attention,
     nn.TransformerEncoderLayer: _encoder_layer,
     nn.TransformerEncoder: _encoder,
+    nn.AdaptiveLogSoftmaxWithLoss: _adaptive_softmax,
+    nn.PairwiseDistance: _distance,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -28,10 +30,23 @@ def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
             return wrapped  # type: ignore[no-any-return]
 
 
+def own_name(key: str) -> str:
+    """A name in a module as it is without `torch.compile` around one of the parts."""
+    return ".".join(part for part in key.split(".") if part != "_orig_mod")
+
+
+def is_being_built(objects: Mapping[str, Any]) -> bool:
+    """Whether this is the model of `save_model` or `load_model`, which alone has no name.
+
+    Then nothing else holds its tensors, and others may take their places.
+    """
+    return list(objects) == [""]
+
+
 def capture(module: torch.nn.Module, name: str, capture: Capture) -> Structure:
     items = []
     for key, item in unwrapped(module).state_dict(keep_vars=True).items():
-        child = join(name, key)
+        child = join(name, own_name(key))
         if torch.nn.parameter.is_lazy(item):
             raise UnsupportedObjectError(
                 f"{child} has no shape yet: its module is lazy; run one batch first"
@@ -39,7 +54,10 @@ def capture(module: torch.nn.Module, name: str, capture: Capture) -> Structure:
         # What is no tensor is a module's own extra state, of whatever kind.
         is_tensor = isinstance(item, torch.Tensor)
         items.append(
-            [key, capture.child(child, item) if is_tensor else capture.replaced(child, item)]
+            [
+                own_name(key),
+                capture.child(child, item) if is_tensor else capture.opaque(child, item),
+            ]
         )
     return {"dict": items}
 
@@ -49,23 +67,43 @@ def apply(module: torch.nn.Module, name: str, node: Structure, saved: Saved) -> 
     inner = unwrapped(module)
     state = inner.state_dict()
     has_values = not any(isinstance(item, torch.Tensor) and item.is_meta for item in state.values())
-    for key in state:
-        child = join(name, key)
-        if isinstance(state[key], torch.Tensor):
+    restored = {}
+    for key, item in state.items():
+        child, child_node = join(name, own_name(key)), nodes.get(own_name(key))
+        if isinstance(item, torch.Tensor):
             if saved.has(child):
-                state[key] = from_array(saved.leaves[child])
-        elif key in nodes and saved.can_build(child, nodes[key]):
-            state[key] = saved.build(child, nodes[key])
-    if has_values:
-        inner.load_state_dict(state)
-        return module
-    # A model just built without values takes the tensors themselves, and shares them again
-    # where it shared its own.
-    shared = ties(inner)
-    inner.load_state_dict(state, assign=True)
-    for key, first in shared.items():
-        set_tensor(inner, key, get_tensor(inner, first))
+                restored[key] = from_array(saved.leaves[child])
+        elif own_name(key) in nodes and saved.can_build(child, child_node):
+            restored[key] = saved.build(child, child_node)
+    state.update(restored)
+    if is_being_built(saved.objects) and not has_values:
+        saved.later(_assign, inner, state)
+    else:
+        _set_extra_state(inner, restored, saved)
+        saved.later(inner.load_state_dict, state)
     return module
+
+
+def _assign(module: torch.nn.Module, state: dict[str, Any]) -> None:
+    """Let a model without values take the tensors themselves, and share what it shared."""
+    shared = ties(module)
+    module.load_state_dict(state, assign=True)
+    for key, first in shared.items():
+        set_tensor(module, key, get_tensor(module, first))
+
+
+def _set_extra_state(module: torch.nn.Module, state: dict[str, Any], saved: Saved) -> None:
+    """Set extra state before any tensor: that is code of others, and may fail.
+
+    `load_state_dict` sets it once more, after the tensors, in the order that PyTorch has.
+    """
+    modules = dict(module.named_modules(remove_duplicate=False))
+    for key, value in state.items():
+        path, _, last = key.rpartition(".")
+        if last == "_extra_state" and path in modules:
+            part = modules[path]
+            before = copy.deepcopy(part.get_extra_state())
+            saved.at_once(part.set_extra_state, copy.deepcopy(value), before)
 
 
 def ties(module: torch.nn.Module) -> dict[str, str]:

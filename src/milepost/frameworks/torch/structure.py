@@ -12,24 +12,26 @@ the module is built again from the description and compared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from milepost.errors import (
-    DamagedError,
     MilepostError,
-    UnknownClassError,
     UnsupportedObjectError,
     UsageError,
 )
-from milepost.frameworks.torch import known
 from milepost.frameworks.torch.modules import get_tensor, set_tensor, ties, unwrapped
-from milepost.frameworks.torch.proof import difference
-from milepost.record import decode_plain, encode_plain
-from milepost.state import PLAIN_TYPES, LeafSpec
+from milepost.frameworks.torch.nodes import Reader, Writer
+from milepost.frameworks.torch.parts import needs_values
+from milepost.frameworks.torch.proof import called, difference
+from milepost.state import LeafSpec
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 def describe(module: nn.Module) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -40,21 +42,29 @@ def describe(module: nn.Module) -> tuple[dict[str, Any], dict[str, bytes]]:
             module, the reason and the ways out.
     """
     module = unwrapped(module)
-    writer = _Writer()
+    _refuse_hooks(module)
+    writer = Writer()
     structure = {
         "module": writer.node(module, ""),
         "evaluation": [name for name, part in module.named_modules() if not part.training],
         "frozen": [name for name, p in module.named_parameters() if not p.requires_grad],
         "ties": ties(module),
+        "shared_buffers": _shared_buffers(module),
+        "unsaved_buffers": _unsaved_buffers(module),
+        "default_dtype": _name(torch.get_default_dtype()),
         "needs": sorted(writer.custom),
     }
-    rebuilt = build(structure, {}, writer.custom)
-    problem = difference(module, rebuilt)
+    try:
+        rebuilt = build(structure, {}, writer.custom, _specs(module))
+    except UsageError as error:
+        problem: str | None = str(error)
+    else:
+        problem = difference(module, rebuilt, forgets=writer.forgets)
     if problem:
         raise UnsupportedObjectError(
             f"{problem}, so the model could not be loaded again. Make each argument of the "
-            "constructor an attribute of the same name, or save a Checkpoint, which needs "
-            "no structure"
+            "constructor an attribute of the same name, set other attributes there only, or "
+            "save a Checkpoint, which needs no structure"
         )
     return structure, {}
 
@@ -67,197 +77,134 @@ def build(
 ) -> nn.Module:
     """The module that `describe` described, without values where that is possible.
 
-    `specs` are those of the leaves that will be put into it: tensors get their dtypes.
+    `specs` are those of the leaves that will be put into it: tensors get their dtypes. The
+    caller sees to it that the program's random generators stay as they are.
 
     Raises:
         UnknownClassError: it needs a class that was not passed.
         UsageError: a constructor failed; the message has its reason.
     """
-    reader = _Reader(custom_objects)
-    try:
-        module = reader.module(structure["module"], "", "meta")
-        if reader.used_custom and _needs_values(module):
-            # A class of the user's may compute what no file has: let it, without drawing
-            # from the program's random numbers.
-            with torch.random.fork_rng():
-                module = _Reader(custom_objects).module(structure["module"], "", "cpu")
-    except MilepostError:
-        raise
-    except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
-        raise UsageError(
-            f"PyTorch {torch.__version__} cannot rebuild the model: {error}"
-        ) from error
+    with _default_dtype(structure.get("default_dtype")):
+        module = _made(structure, custom_objects)
     for name, first in structure["ties"].items():
-        set_tensor(module, name, get_tensor(module, first))
-    for name, spec in (specs or {}).items():
-        _adopt_dtype(module, name, spec)
+        _tie(module, name, first)
+    if "shared_buffers" in structure:
+        _share_buffers(module, structure["shared_buffers"])
+    dtypes = {name: spec.dtype for name, spec in (specs or {}).items()}
+    for name, dtype in {**dtypes, **structure.get("unsaved_buffers", {})}.items():
+        _adopt_dtype(module, name, dtype)
     evaluation = set(structure["evaluation"])
     for name, part in module.named_modules():
         part.training = name not in evaluation
     frozen = set(structure["frozen"])
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name not in frozen and parameter.is_floating_point())
+        parameter.requires_grad_(name not in frozen and _has_gradients(parameter.dtype))
     return module
 
 
-class _Writer:
-    """The walk that describes modules."""
-
-    def __init__(self) -> None:
-        self.custom: dict[str, type[nn.Module]] = {}
-        self._seen: dict[int, str] = {}
-
-    def node(self, module: nn.Module, path: str) -> dict[str, Any]:
-        if id(module) in self._seen:
-            return {"shared": self._seen[id(module)]}
-        self._seen[id(module)] = path
-        _refuse_hooks(module, path)
-        name = type(module).__name__
-        if known.CLASSES.get(name) is type(module):
-            node: dict[str, Any] = {"class": name}
-        else:
-            node = {"custom": name}
-            self.custom[name] = type(module)
-        if type(module) in known.CONTAINERS:
-            children = module._modules.items()
-            node["children"] = [
-                [k, None if c is None else self.node(c, _dotted(path, k))] for k, c in children
-            ]
-            return node
-        try:
-            arguments = known.arguments(module)
-        except known.NoArgument as error:
-            raise UnsupportedObjectError(
-                f"{_called(path, module)}: its constructor needs {str(error)!r}, and the module "
-                f"has no attribute of that name. Add `self.{error} = {error}` to its __init__, "
-                "or save a Checkpoint, which needs no structure"
-            ) from None
-        node["arguments"] = {
-            key: self._argument(value, path, module, key) for key, value in arguments.items()
-        }
-        return node
-
-    def _argument(self, value: Any, path: str, module: nn.Module, key: str) -> Any:
-        if isinstance(value, PLAIN_TYPES):
-            return encode_plain(value)
-        if isinstance(value, list | tuple):
-            kind = "tuple" if isinstance(value, tuple) else "list"
-            return {kind: [self._argument(item, path, module, key) for item in value]}
-        if isinstance(value, torch.dtype):
-            return {"dtype": str(value).removeprefix("torch.")}
-        if isinstance(value, nn.Module):
-            return {"module": self.node(value, _dotted(path, key))}
-        for name, function in known.FUNCTIONS.items():
-            if value is function:
-                return {"function": name}
-        raise UnsupportedObjectError(
-            f"{_called(path, module)}: the argument {key!r} of its constructor is {value!r:.80}, "
-            "neither a plain value nor a module; save a Checkpoint, which needs no structure"
-        )
-
-
-class _Reader:
-    """The walk that builds modules. Classes are looked up here and nowhere else."""
-
-    def __init__(self, custom_objects: Mapping[str, Any]) -> None:
-        self._custom_objects = custom_objects
-        self._built: dict[str, nn.Module] = {}
-        self.used_custom = False
-
-    def module(self, node: Any, path: str, device: str) -> nn.Module:
-        if not isinstance(node, dict):
-            raise DamagedError(f"module {path!r} is described by {node!r:.80}")
-        if "shared" in node:
-            return self._built[node["shared"]]
-        cls = self._class(node, path)
-        if cls in known.CONTAINERS:
-            module: nn.Module = cls()
-            self._built[path] = module
-            for key, child in node["children"]:
-                made = None if child is None else self.module(child, _dotted(path, key), device)
-                module.add_module(key, made)
+def _made(structure: Mapping[str, Any], custom_objects: Mapping[str, Any]) -> nn.Module:
+    reader = Reader(custom_objects, "meta")
+    try:
+        module = reader.module(structure["module"], "")
+        # Buffers that are shared would be two once they are given values.
+        if not structure.get("shared_buffers") and not (
+            reader.used_custom and needs_values(module)
+        ):
             return module
-        arguments = {
-            key: self._argument(value, _dotted(path, key), device)
-            for key, value in node["arguments"].items()
-        }
-        with torch.device(device):
-            module = cls(**arguments)
-        self._built[path] = module
-        return module
-
-    def _class(self, node: dict[str, Any], path: str) -> type[nn.Module]:
-        if "class" in node:
-            if node["class"] not in known.CLASSES:
-                raise UnknownClassError(
-                    f"module {path!r} is of torch.nn.{node['class']}, which milepost does not know"
-                )
-            return known.CLASSES[node["class"]]
-        self.used_custom = True
-        cls = self._custom_objects.get(node.get("custom", ""))
-        if not isinstance(cls, type) or not issubclass(cls, nn.Module):
-            name = node.get("custom")
-            raise UnknownClassError(
-                f"module {path!r} is of the class {name!r}, which is not PyTorch's own: "
-                f"pass custom_objects={{{name!r}: {name}}}"
-            )
-        return cls
-
-    def _argument(self, value: Any, path: str, device: str) -> Any:
-        if isinstance(value, dict):
-            [(kind, inner)] = value.items()
-            if kind in ("tuple", "list"):
-                items = [self._argument(item, path, device) for item in inner]
-                return tuple(items) if kind == "tuple" else items
-            if kind == "module":
-                return self.module(inner, path, device)
-            if kind == "function":
-                return known.FUNCTIONS[inner]
-            if kind == "dtype" and isinstance(getattr(torch, str(inner), None), torch.dtype):
-                return getattr(torch, inner)
-        return decode_plain(value)
+    except MilepostError:
+        raise
+    except Exception as error:  # whatever a class of the user's raises
+        if not reader.used_custom:
+            raise _cannot_build(reader, error) from error
+    # A class of the user's may read or compute values that no file has: let it.
+    reader = Reader(custom_objects, "cpu")
+    try:
+        return reader.module(structure["module"], "")
+    except Exception as error:
+        raise _cannot_build(reader, error) from error
 
 
-def _needs_values(module: nn.Module) -> bool:
-    """Whether a module made by the user's code holds tensors that its state does not."""
-    saved = module.state_dict().keys()
-    buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
-    loose = any(
-        isinstance(v, torch.Tensor) for part in module.modules() for v in vars(part).values()
+def _cannot_build(reader: Reader, error: Exception) -> UsageError:
+    return UsageError(
+        f"PyTorch {torch.__version__} cannot rebuild the model: its module {reader.at} raises "
+        f"{type(error).__name__}: {error}"
     )
-    return bool(buffers - saved) or loose
 
 
-def _adopt_dtype(module: nn.Module, name: str, spec: LeafSpec) -> None:
-    tensor = get_tensor(module, name)
-    dtype = getattr(torch, spec.dtype, None)
+@contextlib.contextmanager
+def _default_dtype(name: str | None) -> Iterator[None]:
+    """Constructors compute in the dtype that was PyTorch's default when the model was saved."""
+    before, dtype = torch.get_default_dtype(), getattr(torch, str(name), None)
+    try:
+        if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
+            torch.set_default_dtype(dtype)
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _tie(module: nn.Module, name: str, first: str) -> None:
+    # A class that is another by now may lack either: the plan of the restore says so.
+    tensor = get_tensor(module, first)
+    if tensor is not None and get_tensor(module, name) is not None:
+        set_tensor(module, name, tensor)
+
+
+def _share_buffers(module: nn.Module, shared: Mapping[str, str]) -> None:
+    """Share the buffers that were shared, and no others: `half()` and `to()` part them."""
+    first: dict[int, str] = {}
+    for name, buffer in list(module.named_buffers(remove_duplicate=False)):
+        if name in shared:
+            _tie(module, name, shared[name])
+        elif first.setdefault(id(buffer), name) != name:
+            set_tensor(module, name, buffer.clone())
+
+
+def _shared_buffers(module: nn.Module) -> dict[str, str]:
+    """The name of each buffer that stands in several places -> its first name."""
+    first: dict[int, str] = {}
+    names = list(module.named_buffers(remove_duplicate=False))
+    return {n: first[id(b)] for n, b in names if first.setdefault(id(b), n) != n}
+
+
+def _unsaved_buffers(module: nn.Module) -> dict[str, str]:
+    """The dtypes of the buffers that are not part of the state (persistent=False)."""
+    saved = module.state_dict().keys()
+    named = module.named_buffers(remove_duplicate=False)
+    return {name: _name(buffer.dtype) for name, buffer in named if name not in saved}
+
+
+def _specs(module: nn.Module) -> dict[str, LeafSpec]:
+    state = module.state_dict().items()
+    tensors = {name: t for name, t in state if isinstance(t, torch.Tensor)}
+    return {name: LeafSpec(_name(t.dtype), tuple(t.shape)) for name, t in tensors.items()}
+
+
+def _adopt_dtype(module: nn.Module, name: str, wanted: str) -> None:
+    tensor, dtype = get_tensor(module, name), getattr(torch, wanted, None)
     if tensor is None or not isinstance(dtype, torch.dtype) or tensor.dtype == dtype:
         return
-    other: torch.Tensor = tensor.detach().to(dtype)
-    if isinstance(tensor, nn.Parameter):
-        other = nn.Parameter(other, requires_grad=tensor.requires_grad and dtype.is_floating_point)
-    for same, part in list(module.named_parameters(remove_duplicate=False)):
-        if part is tensor:
-            set_tensor(module, same, other)
-    set_tensor(module, name, other)
+    if not _has_gradients(dtype):
+        tensor.requires_grad_(False)
+    tensor.data = tensor.data.to(dtype)  # the same object, wherever it stands
 
 
-def _refuse_hooks(module: nn.Module, path: str) -> None:
-    for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-        if getattr(module, kind, None):
+def _has_gradients(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point or dtype.is_complex
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _refuse_hooks(module: nn.Module) -> None:
+    for path, part in module.named_modules():
+        own = any(getattr(part, kind, None) for kind in _HOOKS)
+        tensors = [
+            t for t in (*part._parameters.values(), *part._buffers.values()) if t is not None
+        ]
+        if own or any(getattr(tensor, kind, None) for tensor in tensors for kind in _TENSOR_HOOKS):
             raise UnsupportedObjectError(
-                f"{_called(path, module)} has hooks, which are code and cannot be saved: remove "
+                f"{called(path, part)} has hooks, which are code and cannot be saved: remove "
                 "them first, or save a Checkpoint, which needs no structure"
             )
-
-
-def _called(path: str, module: nn.Module) -> str:
-    return (
-        f"the module {path!r} ({type(module).__name__})"
-        if path
-        else f"the model ({type(module).__name__})"
-    )
-
-
-def _dotted(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key

@@ -61,6 +61,33 @@ def _check(name: str, tensor: torch.Tensor) -> None:
         raise UnsupportedObjectError(f"{name} {problem}")
 
 
+def check_changeable(name: str, tensor: torch.Tensor) -> None:
+    """Raise UnsupportedObjectError unless values can be copied into the tensor where it is."""
+    problem = None
+    if tensor.is_meta:
+        problem = (
+            "is on the meta device and has no values: make it real first, "
+            'a module by module.to_empty(device="cpu"), and its optimizer after that'
+        )
+    elif tensor.is_inference() and not torch.is_inference_mode_enabled():
+        problem = (
+            "was made in torch.inference_mode, so no value can be put into it: "
+            "clone it outside of that mode"
+        )
+    elif _is_expanded(tensor):
+        problem = (
+            f"has the shape {list(tensor.shape)} but fewer elements in memory, because it was "
+            "expanded, so no values can be put into it: call .contiguous() on it"
+        )
+    if problem:
+        raise UnsupportedObjectError(f"{name} {problem}")
+
+
+def _is_expanded(tensor: torch.Tensor) -> bool:
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    return tensor.numel() > 1 and any(size > 1 and stride == 0 for size, stride in sizes)
+
+
 def to_array(tensor: torch.Tensor) -> Array:
     """The tensor as an array; of a CPU tensor, over the same memory."""
     host = tensor.detach().cpu().resolve_conj().resolve_neg()
