@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from milepost import Checkpoint, errors
 from milepost.checkpoint.selection import Renaming, Selection
@@ -73,6 +75,29 @@ def test_containers(tmp_path: Path, saved, live, rename):
     assert live == expected.get(next(iter(rename.values())), other)
     if live == {"b": {"x": 2}}:
         assert type(live["b"]["x"]) is np.float32
+
+
+def test_a_renamed_layer_and_its_optimizer(tmp_path: Path):
+    def make(*names: str):
+        net = torch.nn.Sequential(OrderedDict((name, torch.nn.Linear(2, 2)) for name in names))
+        optimizer = torch.optim.Adam(net.parameters())
+        net(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        return Checkpoint(net=net, optimizer=optimizer), net, optimizer
+
+    saved, net, optimizer = make("first", "zlast")
+    saved.save(tmp_path)
+    checkpoint, other, others = make("zfirst", "alast")
+    rename = {}
+    for old, new in [("first", "zfirst"), ("zlast", "alast")]:
+        rename |= {
+            f"net/{old}": f"net/{new}",
+            f"optimizer/state/net/{old}": f"optimizer/state/net/{new}",
+        }
+    assert checkpoint.restore(tmp_path, rename=rename).is_exact
+    for a, b in zip(net.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(optimizer.state[a]["exp_avg"], others.state[b]["exp_avg"])
 
 
 def test_what_finds_no_place_is_refused_and_not_said_to_be_done(tmp_path: Path):

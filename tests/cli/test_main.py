@@ -74,7 +74,7 @@ def test_damage_has_its_exit_status_though_nobody_reads(tmp_path):
     milepost.Checkpoint(a=1).save(tmp_path / "store")
     (tmp_path / "store" / "checkpoints" / f"{1:020d}.json").write_bytes(b"{}")
     for options in ("--json", "2>&1"):
-        _, status, errors = through(tmp_path, f"verify store {options}", "sleep 0 && echo")
+        _, status, errors = through(tmp_path, f"verify store {options}", "echo")
         assert (status, errors) == (4, "")
 
 

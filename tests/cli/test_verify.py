@@ -6,6 +6,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from torch import nn
 
+import milepost
 from milepost import save_model
 
 

@@ -164,7 +164,7 @@ def test_metadata_without_a_utf_8_form_is_refused():
         provenance.json_values({"note": "\ud800"})
 
 
-@pytest.mark.parametrize("value", [10**400, -(10**400), 10**5000])
+@pytest.mark.parametrize("value", [10**400, -(10**400), 10**5000], ids=["400", "-400", "5000"])
 def test_a_metric_that_does_not_fit_a_float_is_refused(value):
     with pytest.raises(UsageError, match="metric 'loss' should be a number that fits a float"):
         provenance.numbers({"loss": value})

@@ -211,7 +211,8 @@ def test_leaf_names_leave_out_containers():
 
 
 def test_container_names_include_empty_ones_and_the_top():
-    assert list(containers(NESTED, "top")) == ["top", "top/a", "top/a/1"]
+    found = [("top", "dict"), ("top/a", "list"), ("top/a/1", "tuple")]
+    assert list(containers(NESTED, "top")) == found
 
 
 def test_the_maker_of_leaves_is_given_their_name_and_node():

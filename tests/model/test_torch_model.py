@@ -90,6 +90,9 @@ MODULES = {
         nn.Unflatten(1, (2, 2)), nn.PixelShuffle(2), nn.Upsample(scale_factor=2), nn.ZeroPad2d(1)
     ),
     "loss": lambda: nn.SmoothL1Loss(beta=0.3),
+    "distance": lambda: nn.PairwiseDistance(1.0),
+    "adaptive": lambda: nn.AdaptiveLogSoftmaxWithLoss(8, 20, [5, 10], 2.0, head_bias=True),
+    "size": lambda: nn.Unflatten(1, torch.Size([2, 2])),
 }
 
 
@@ -103,6 +106,7 @@ def test_modules_of_torch(tmp_path, name):
     state, other = model.state_dict(), loaded.state_dict()
     assert list(state) == list(other)
     assert all(torch.equal(state[key], other[key]) for key in state)
+    save_model(loaded, tmp_path / "model")  # which is as good as the first
 
 
 def test_modes_and_grad_flags(tmp_path):

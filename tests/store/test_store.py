@@ -209,7 +209,12 @@ def test_a_step_of_thousands_of_digits_is_refused():
 
 def test_metrics_and_metadata_that_are_no_mappings_are_refused():
     saver = Writer(Store.open_or_create(MemoryStorage()))
-    for options in ({"metrics": [1]}, {"metrics": []}, {"metadata": []}, {"metrics": {"\ud800": 1}}):
+    for options in (
+        {"metrics": [1]},
+        {"metrics": []},
+        {"metadata": []},
+        {"metrics": {"\ud800": 1}},
+    ):
         with pytest.raises(errors.UsageError, match="metric|metadata"):
             saver.save(make_state(1), 1, **options)
 

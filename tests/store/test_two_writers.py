@@ -109,7 +109,9 @@ def test_pruning_waits_for_a_save_that_is_under_way(tmp_path: Path):
         def __array__(self, dtype=None, copy=None):
             if not self.started:
                 self.started = True
-                thread = threading.Thread(target=lambda: (prune(other, lambda _: {2}), pruned.set()))
+                thread = threading.Thread(
+                    target=lambda: (prune(other, lambda _: {2}), pruned.set())
+                )
                 threads.append(thread)
                 thread.start()
                 assert not pruned.wait(0.3)

@@ -11,7 +11,7 @@ import numpy as np
 
 from milepost import dtypes, tree
 from milepost.checkpoint import scalars
-from milepost.checkpoint.selection import Selection
+from milepost.checkpoint.selection import Renaming, Selection
 from milepost.record import ArrayRecord
 from milepost.snapshot import Snapshot
 from milepost.state import (
@@ -136,6 +136,7 @@ def make_plan(
     *,
     objects: Mapping[str, ObjectInfo],
     sources: Mapping[str, str],
+    renaming: Renaming,
     selection: Selection,
     step: int | None = None,
     strict: bool = True,
@@ -145,8 +146,9 @@ def make_plan(
     Arguments:
         objects: what the snapshot says of its objects, under the live names.
         sources: live name -> snapshot name, for every leaf of the snapshot.
+        renaming: what made these of the snapshot's own.
     """
-    maker = _Maker(target, snapshot, objects, sources)
+    maker = _Maker(target, snapshot, objects, sources, renaming)
     names = [*target.leaves, *(name for name in sources if name not in target.leaves)]
     entries = [maker.entry(name) for name in names if name in selection]
     if not selection.is_everything:
@@ -176,8 +178,10 @@ class _Maker:
         snapshot: Snapshot,
         objects: Mapping[str, ObjectInfo],
         sources: Mapping[str, str],
+        renaming: Renaming,
     ) -> None:
         self._target = target
+        self._renaming = renaming
         self._snapshot = snapshot
         self._sources = sources
         self._here = _containers(target.objects)
@@ -205,7 +209,7 @@ class _Maker:
         if Rule.OPAQUE in rule:
             status = Status.EXACT  # only the object itself knows what it takes
         if Rule.FIXED in self._target.rules.get(name, Rule(0)):
-            there = self._snapshot.read(source)
+            there = self._renaming.text(self._snapshot.read(source))
             if leaf != there:
                 status, note = Status.MISMATCHED, f"expected {leaf!r:.200}, found {there!r:.200}"
         tied = self._target.ties.get(name)

@@ -54,6 +54,7 @@ class Restore:
             snapshot,
             objects=self._infos,
             sources=sources,
+            renaming=renaming,
             selection=self._selection,
             step=step,
             strict=strict,

@@ -71,6 +71,12 @@ class Renaming:
                 return self._rename[above] + name[len(above) :]
         return name
 
+    def text(self, value: Any) -> Any:
+        """A saved value; a list of names as text (an optimizer's parameters) as they are here."""
+        if not self._rename or not isinstance(value, str):
+            return value
+        return "\n".join(sorted(map(self, value.split("\n"))))
+
     def leaves(self, names: Iterable[str]) -> dict[str, str]:
         """Live name -> snapshot name, for every leaf of the snapshot.
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-
 # Python refuses to write, or to read, an integer of more than 4300 digits.
 _MOST_BITS = 14_000
 

@@ -1,0 +1,102 @@
+"""Proof, when a Keras model is saved, that its own configuration brings all of it back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+from milepost.errors import MilepostError, UnknownClassError, UnsupportedObjectError
+from milepost.frameworks.keras.naming import layer_variables, layers_by_path
+from milepost.state import join
+
+_CHECKPOINT = "or save it as Checkpoint(model=model).save(path), and build it by code"
+
+
+def refuse_shared_layers(model: keras.Model) -> None:
+    """Refuse a layer with variables that two of Keras's own models or wrappers list.
+
+    Each of the two has it in its configuration, and would come back with one of its own.
+
+    Raises:
+        UnsupportedObjectError: there is one; the message names it and both places.
+    """
+    parents: dict[int, str] = {}
+    for where, parent in _own_containers(model, model.name, set()):
+        for child in {id(child): child for child in parent._layers}.values():
+            first = parents.setdefault(id(child), where)
+            if first != where and child.variables:
+                raise UnsupportedObjectError(
+                    f"the layer {child.name!r} is part of both {first} and {where}, and Keras's "
+                    "configuration would make two layers of it: let one of them use the other "
+                    f"as a whole, {_CHECKPOINT}"
+                )
+
+
+def _own_containers(layer: Any, where: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """The models and wrappers that Keras itself serialises; a class of the user's is its word."""
+    if id(layer) in seen or not type(layer).__module__.startswith("keras.src."):
+        return
+    seen.add(id(layer))
+    yield where, layer
+    for child in layer._layers:
+        yield from _own_containers(child, join(where, child.name), seen)
+
+
+def prove(
+    model: keras.Model, config: dict[str, Any], build: Callable[..., keras.Model]
+) -> None:
+    """Build a model again from its configuration, and compare the names of its variables.
+
+    Raises:
+        UnsupportedObjectError: it could not be loaded; the message has the reason.
+    """
+    classes = {type(layer).__name__: type(layer) for _, layer in layers_by_path(model)}
+    custom = {name: kind for name, kind in classes.items() if _is_foreign(kind)}
+    structure = {"config": {k: v for k, v in config.items() if k != "compile_config"}}
+    try:
+        with _names_unused():
+            again = build(structure, {}, custom)
+    except UnknownClassError:
+        return  # a function or an initializer, which the program has and we cannot find
+    except MilepostError as error:
+        raise UnsupportedObjectError(
+            f"the model {model.name!r} could not be loaded again: {error}"
+        ) from error
+    expected, found = _specs(model), _specs(again)
+    wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+    if wrong:
+        raise UnsupportedObjectError(
+            f"the model {model.name!r} could not be loaded again. Built from its configuration, "
+            f"{wrong[0]} is {found.get(wrong[0], 'missing')} and not "
+            f"{expected.get(wrong[0], 'missing')} ({len(wrong)} such): make every layer's "
+            f"variables in __init__() and build(), and tell all arguments in get_config(); "
+            f"{_CHECKPOINT}"
+        )
+
+
+def _is_foreign(kind: type) -> bool:
+    return not kind.__module__.startswith("keras.src.")
+
+
+def _specs(model: keras.Model) -> dict[str, str]:
+    return {
+        name: f"{variable.dtype}{list(variable.shape)}"
+        for name, variable in layer_variables(model, "layers").items()
+    }
+
+
+@contextlib.contextmanager
+def _names_unused() -> Iterator[None]:
+    """Automatic names that are given out inside are given out again after."""
+    from keras.src.backend.common import global_state
+
+    names = dict(global_state.get_global_attribute("object_name_uids") or {})
+    try:
+        yield
+    finally:
+        counters = global_state.get_global_attribute("object_name_uids")
+        if counters is not None:
+            counters.clear()
+            counters.update(names)
