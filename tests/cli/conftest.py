@@ -28,7 +28,7 @@ def cli(tmp_path: Path):
     def run(*arguments: object) -> Finished:
         command = [sys.executable, "-m", "milepost", *map(str, arguments)]
         finished = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+            command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=280
         )
         return Finished(finished)
 

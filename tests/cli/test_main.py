@@ -79,6 +79,7 @@ def test_damage_has_its_exit_status_though_nobody_reads(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs here")
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("command", ["show", "verify", "log"])
 def test_what_is_no_regular_file_is_refused_at_once(cli, tmp_path, command):
     os.mkfifo(tmp_path / "fifo")

@@ -353,3 +353,41 @@ def test_normalization_uses_its_restored_statistics(tmp_path):
     other = make()
     Checkpoint(model=other).restore(tmp_path)
     assert predictions(other) == predictions(model)
+
+
+def make_float8():
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+    model.layers[0].quantize("float8")
+    model.compile("adam", "mse", jit_compile=False)
+    return model
+
+
+def test_a_float8_model_trains_on(tmp_path):
+    model = make_float8()
+    train(model, 2)
+    Checkpoint(model=model).save(tmp_path / "checkpoint")
+    milepost.save_model(model, tmp_path / "model")
+    restored, loaded = make_float8(), milepost.load_model(tmp_path / "model")
+    Checkpoint(model=restored).restore(tmp_path / "checkpoint")
+    for trained in (model, restored, loaded):
+        train(trained, 2)
+    # A quantised layer that is loaded makes its variables in another order.
+    assert sorted(values(restored)) == sorted(values(loaded)) == sorted(values(model))
+
+
+def test_the_states_of_a_stateful_rnn(tmp_path):
+    def make():
+        lstm = keras.layers.LSTM(3, stateful=True)
+        return keras.Sequential([keras.Input(batch_shape=(2, 4, 5)), lstm])
+
+    x = np.ones((2, 4, 5), "float32")
+    model = make()
+    model(x)
+    Checkpoint(model=model).save(tmp_path / "checkpoint")
+    milepost.save_model(model, tmp_path / "model")
+    assert "model/layers/lstm/states/1" in milepost.open(tmp_path / "checkpoint").latest
+    restored, loaded = make(), milepost.load_model(tmp_path / "model")
+    Checkpoint(model=restored).restore(tmp_path / "checkpoint")
+    expected = predictions(model, x)
+    assert predictions(restored, x) == expected
+    assert predictions(loaded, x) == expected

@@ -341,3 +341,137 @@ def test_evaluate_and_fit_after_loading(tmp_path):
     loaded = round_trip(model, tmp_path / "model")
     assert loaded.evaluate(X, Y, verbose=0) == model.evaluate(X, Y, verbose=0)
     assert len(loaded.fit(X, Y, epochs=2, verbose=0).history["loss"]) == 2
+
+
+def small_model(optimizer) -> keras.Model:
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+    model.compile(optimizer, "mse", jit_compile=False)
+    return model
+
+
+def test_a_schedule_inside_of_a_wrapped_optimizer(tmp_path):
+    rate = keras.optimizers.schedules.CosineDecay(0.1, 10)
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(rate))
+    model = small_model(optimizer)
+    train(model, 2)
+    loaded = round_trip(model, tmp_path / "model")
+    inner = loaded.optimizer.inner_optimizer
+    assert isinstance(inner._learning_rate, keras.optimizers.schedules.CosineDecay)
+    assert values(loaded) == values(model)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("by", ["var_names", "var_list"])
+def test_exclusions_from_weight_decay(tmp_path, by, wrapped):
+    optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.9)
+    model = small_model(keras.optimizers.LossScaleOptimizer(optimizer) if wrapped else optimizer)
+    dense = model.layers[0]
+    optimizer.exclude_from_weight_decay(
+        **{by: ["bias"] if by == "var_names" else [dense.bias, keras.Variable(1.0)]}
+    )
+    dense.bias.assign(np.full(3, 5.0))
+    first = round_trip(model, tmp_path / "first")
+    second = round_trip(first, tmp_path / "second")
+    for trained in (model, first, second):
+        train(trained, 2)
+    assert values(first) == values(model)
+    assert values(second) == values(model)
+
+
+def shared_layer():
+    layer = keras.layers.Dense(5, name="both")
+    inner = keras.Input((5,))
+    part = keras.Model(inner, layer(inner), name="part")
+    outer = keras.Input((5,))
+    return keras.Model(outer, keras.layers.Add()([part(outer), layer(outer)]), name="whole")
+
+
+def shared_encoder():
+    inputs = keras.Input((5,))
+    encoder = keras.Sequential([inputs, keras.layers.Dense(5)], name="both")
+    parts = []
+    for name in ("part", "whole/other"):
+        inputs = keras.Input((5,))
+        outputs = keras.layers.Dense(2)(encoder(inputs))
+        parts.append(keras.Model(inputs, outputs, name=name.rpartition("/")[2]))
+    outer = keras.Input((5,))
+    return keras.Model(outer, [part(outer) for part in parts], name="whole")
+
+
+def shared_with_a_wrapper():
+    layer = keras.layers.Dense(5, name="both")
+    x = keras.Input((4, 5))
+    part = keras.layers.TimeDistributed(layer, name="part")
+    return keras.Model(x, layer(part(x)), name="whole")
+
+
+@pytest.mark.parametrize("make", [shared_layer, shared_encoder, shared_with_a_wrapper])
+def test_a_layer_that_two_models_list_is_refused_when_it_is_saved(tmp_path, make):
+    model = make()
+    with pytest.raises(
+        errors.UnsupportedObjectError, match=r"layer 'both' is part of both whole.* and whole"
+    ):
+        save_model(model, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+    milepost.Checkpoint(model=model).save(tmp_path / "checkpoint")
+
+
+def test_a_submodel_and_a_layer_that_are_called_twice(tmp_path):
+    layer, inner = keras.layers.Dense(5), keras.Input((5,))
+    part = keras.Sequential([inner, keras.layers.Dense(5)])
+    x = keras.Input((5,))
+    model = keras.Model(x, layer(part(layer(part(x)))))
+    assert predictions(round_trip(model, tmp_path / "model")) == predictions(model)
+
+
+class Forgetful(keras.layers.Layer):
+    def __init__(self, width=3, **options):
+        super().__init__(**options)
+        self.width = width
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1], self.width), name="w")
+
+    def get_config(self):
+        return super().get_config()  # which now has no width
+
+    def call(self, x):
+        return x @ self.w
+
+
+class Cell(keras.layers.Layer):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.state_size = 2
+        self.inner = keras.layers.Dense(2)  # which nobody builds before the first call
+
+    def call(self, x, states):
+        hidden = self.inner(x) + states[0]
+        return hidden, [hidden]
+
+    def get_initial_state(self, batch_size=None):
+        return [keras.ops.zeros((batch_size, 2))]
+
+
+@pytest.mark.filterwarnings("ignore:`build")
+def test_a_model_that_does_not_come_back_is_refused_when_it_is_saved(tmp_path):
+    wide = keras.Sequential([keras.Input((5,)), Forgetful(7)])
+    with pytest.raises(
+        errors.UnsupportedObjectError,
+        match=r"layers/forgetful/w is float32\[5, 3\] and not float32\[5, 7\].*get_config",
+    ):
+        save_model(wide, tmp_path / "wide")
+    late = keras.Sequential([keras.Input((5, 4)), keras.layers.RNN(Cell(), name="late")])
+    late(np.ones((2, 5, 4), "float32"))
+    with pytest.raises(
+        errors.UnsupportedObjectError, match=r"layers/late/cell/.* is missing and not .*get_config"
+    ):
+        save_model(late, tmp_path / "late")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_saving_leaves_automatic_names_as_they_were(tmp_path):
+    model = make_model()
+    expected = int(keras.layers.Dense(1).name.rpartition("_")[2]) + 1
+    save_model(model, tmp_path / "model")
+    assert keras.layers.Dense(1).name == f"dense_{expected}"

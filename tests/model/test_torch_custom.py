@@ -215,3 +215,13 @@ def test_names_of_arguments_that_pytorch_uses_otherwise(tmp_path):
     save_model(Net(0.25, torch.float64, _hidden=2), tmp_path / "model")
     loaded = load_model(tmp_path / "model", custom_objects={"Net": Net})
     assert (loaded.bias, loaded.dtype, loaded._hidden) == (0.25, torch.float64, 2)
+
+
+def test_a_model_that_is_compiled(tmp_path):
+    inside, outside = Base(), Base()
+    inside.compile(backend="eager")
+    for model in (inside, torch.compile(outside, backend="eager"), outside):
+        save_model(model.eval(), tmp_path / "model")
+        loaded = load_model(tmp_path / "model", custom_objects={"Base": Base})
+        assert type(loaded) is Base
+        assert torch.equal(loaded.fc.weight, model.fc.weight)

@@ -20,8 +20,10 @@ and some of these, where they apply:
 `apply` returns the object, to be changed in place where it can be changed; what cannot be
 (a JAX array, a tuple) is returned anew. It changes nothing itself: it hands every change to
 `saved.later`, and all are made once nothing can fail any more. Only what code that is not
-ours takes back is changed at once, by `saved.at_once`, which knows how to undo it. Containers call `capture.child` and
-`saved.child` for what they hold, so frameworks nest freely and none knows another.
+ours takes back is changed at once, by `saved.at_once`, which knows how to undo it.
+
+Containers call `capture.child` and `saved.child` for what they hold, so frameworks nest freely
+and none knows another.
 """
 
 from __future__ import annotations

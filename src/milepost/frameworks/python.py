@@ -66,7 +66,8 @@ def capture(value: Any, name: str, capture: Capture) -> Structure:
 def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
     if isinstance(value, random.Random):
         if saved.can_build(name, node):
-            saved.at_once(value.setstate, _random_state_of(saved.build(name, node)), value.getstate())
+            state = _random_state_of(saved.build(name, node))
+            saved.at_once(value.setstate, state, value.getstate())
         return value
     if _has_state_dict(value):
         if saved.can_build(name, node):

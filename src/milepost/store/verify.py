@@ -31,7 +31,7 @@ def verify_store(store: Store, steps: Iterable[int] | None = None) -> Iterator[D
 
 
 def _verify_step(store: Store, step: int, checked: set[str]) -> list[Damage]:
-    """What is wrong with a step. The headers of packs in `checked` are, once a store."""
+    """What is wrong with a step, but for the headers of packs that were `checked` before."""
     while True:
         store.forget(step)
         try:
@@ -40,7 +40,7 @@ def _verify_step(store: Store, step: int, checked: set[str]) -> list[Damage]:
             raise
         except MilepostError as error:
             return [Damage(f"{store.name}/{layout.manifest_name(step)}", None, str(error))]
-        found = []
+        found: list[Damage] = []
         for pack in manifest.packs:
             if pack.name not in checked:
                 found += _verify_header(store, pack)

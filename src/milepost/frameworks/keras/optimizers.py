@@ -106,3 +106,34 @@ def build_like(
         optimizer.build(
             [v for key, v in variables.items() if key in with_slots or v.overwrite_with_gradient]
         )
+
+
+def undecayed(
+    optimizer: Any, variables: Mapping[str, keras.Variable], name: str = ""
+) -> dict[str, list[str]]:
+    """What `exclude_from_weight_decay` excluded, which no configuration has.
+
+    Each optimizer (`""`, and `inner_optimizer` for one that it wraps) -> names of variables.
+    Names and not the pattern that was given: a pattern out of a file could take for ever.
+    """
+    found = {}
+    if getattr(optimizer, "_exclude_from_weight_decay_pattern", None) or getattr(
+        optimizer, "_exclude_from_weight_decay", None
+    ):
+        found[name] = [k for k, v in variables.items() if not optimizer._use_weight_decay(v)]
+    for key, inner in inner_optimizers(optimizer) if optimizer is not None else ():
+        found |= undecayed(inner, variables, join(name, key))
+    return found
+
+
+def exclude(
+    optimizer: Any,
+    excluded: Mapping[str, list[str]],
+    variables: Mapping[str, keras.Variable],
+    name: str = "",
+) -> None:
+    """Exclude from weight decay what `undecayed` told."""
+    if name in excluded:
+        optimizer.exclude_from_weight_decay([variables[key] for key in excluded[name]])
+    for key, inner in inner_optimizers(optimizer):
+        exclude(inner, excluded, variables, join(name, key))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-from milepost.errors import MilepostError, UnknownClassError, UnsupportedObjectError
+from milepost.errors import UnknownClassError, UnsupportedObjectError
 from milepost.frameworks.keras.naming import layer_variables, layers_by_path
 from milepost.state import join
 
@@ -24,7 +25,7 @@ def refuse_shared_layers(model: keras.Model) -> None:
     """
     parents: dict[int, str] = {}
     for where, parent in _own_containers(model, model.name, set()):
-        for child in {id(child): child for child in parent._layers}.values():
+        for child in _children(parent):
             first = parents.setdefault(id(child), where)
             if first != where and child.variables:
                 raise UnsupportedObjectError(
@@ -40,27 +41,43 @@ def _own_containers(layer: Any, where: str, seen: set[int]) -> Iterator[tuple[st
         return
     seen.add(id(layer))
     yield where, layer
-    for child in layer._layers:
+    for child in _children(layer):
         yield from _own_containers(child, join(where, child.name), seen)
 
 
-def prove(
-    model: keras.Model, config: dict[str, Any], build: Callable[..., keras.Model]
-) -> None:
+def _children(layer: Any) -> list[Any]:
+    inner = getattr(layer, "_functional", None)  # a Sequential's layers once more
+    return [child for child in layer._layers if child is not inner]
+
+
+def prove(model: keras.Model, config: dict[str, Any], build: Callable[..., keras.Model]) -> None:
     """Build a model again from its configuration, and compare the names of its variables.
 
     Raises:
         UnsupportedObjectError: it could not be loaded; the message has the reason.
     """
+    # Without values at first, which costs no memory. Some layers need values to be made.
+    for scope in (_without_values, contextlib.nullcontext):
+        try:
+            with scope(), _names_unused(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the program had them when it built the model
+                _prove(model, config, build)
+        except UnsupportedObjectError:
+            if scope is contextlib.nullcontext:
+                raise
+        else:
+            return
+
+
+def _prove(model: keras.Model, config: dict[str, Any], build: Callable[..., keras.Model]) -> None:
     classes = {type(layer).__name__: type(layer) for _, layer in layers_by_path(model)}
     custom = {name: kind for name, kind in classes.items() if _is_foreign(kind)}
     structure = {"config": {k: v for k, v in config.items() if k != "compile_config"}}
     try:
-        with _names_unused():
-            again = build(structure, {}, custom)
+        again = build(structure, {}, custom)
     except UnknownClassError:
         return  # a function or an initializer, which the program has and we cannot find
-    except MilepostError as error:
+    except Exception as error:  # a constructor of the user's may raise anything
         raise UnsupportedObjectError(
             f"the model {model.name!r} could not be loaded again: {error}"
         ) from error
@@ -85,6 +102,19 @@ def _specs(model: keras.Model) -> dict[str, str]:
         name: f"{variable.dtype}{list(variable.shape)}"
         for name, variable in layer_variables(model, "layers").items()
     }
+
+
+@contextlib.contextmanager
+def _without_values() -> Iterator[None]:
+    """Variables that are made inside have shapes and no values."""
+    from keras.src.backend.common import global_state
+
+    waiting = list(global_state.get_global_attribute("uninitialized_variables") or [])
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        global_state.set_global_attribute("uninitialized_variables", waiting)
 
 
 @contextlib.contextmanager

@@ -22,8 +22,9 @@ from milepost.errors import (
     UntrustedError,
     UsageError,
 )
-from milepost.frameworks.keras import assets, known
+from milepost.frameworks.keras import assets, known, naming, optimizers
 from milepost.frameworks.keras.completion import complete
+from milepost.frameworks.keras.proof import prove, refuse_shared_layers
 from milepost.state import LeafSpec
 
 # Nodes of Keras's JSON that stand for values rather than objects.
@@ -39,6 +40,7 @@ def describe(model: keras.Model) -> tuple[dict[str, Any], dict[str, bytes]]:
     """
     if not model.built:
         raise UnsupportedObjectError("the model is not built yet: call it on a batch first")
+    refuse_shared_layers(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about lambdas, which are refused below
         try:
@@ -53,7 +55,12 @@ def describe(model: keras.Model) -> tuple[dict[str, Any], dict[str, bytes]]:
         _make_portable(node)
     if "compile_config" in config and hasattr(model, "_compile_config"):
         complete(model._compile_config.config, config["compile_config"])
+    prove(model, config, build)
     structure = {"backend": keras.backend.backend(), "config": config, "needs": _needs(config)}
+    optimizer = getattr(model, "optimizer", None)
+    undecayed = optimizers.undecayed(optimizer, naming.layer_variables(model, "layers"))
+    if undecayed:
+        structure["undecayed"] = undecayed
     return structure, assets.collect(model)
 
 
@@ -82,6 +89,9 @@ def build(
         if compile_config:
             with keras.saving.custom_object_scope(custom):
                 _compile(model, compile_config, same_backend=_same_backend(structure))
+            if structure.get("undecayed"):
+                variables = naming.layer_variables(model, "layers")
+                optimizers.exclude(model.optimizer, structure["undecayed"], variables)
     except MilepostError:
         raise
     except (TypeError, ValueError, KeyError, AttributeError) as error:

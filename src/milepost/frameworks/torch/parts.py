@@ -11,9 +11,17 @@ from torch import nn
 
 from milepost.frameworks.torch import known
 
-# What nn.Module keeps for itself, and PyTorch's caches of what is elsewhere.
-_INTERNAL = frozenset(vars(nn.Module())) | {"_compiled_call_impl", "_flat_weight_refs"}
-
+# What nn.Module keeps for itself; PyTorch's caches of what is elsewhere; what `torch.compile`
+# and DDP leave on the module inside of them.
+_INTERNAL = frozenset(vars(nn.Module())) | {
+    "_compiled_call_impl",
+    "_ddp_params_and_buffers_to_ignore",
+    "_flat_weight_refs",
+    "_is_torch_compile",
+    "_torchdynamo_orig_callable",
+    "_torchdynamo_wrapper_id",
+    "get_compiler_config",
+}
 # Values that `==` tells apart; a class is itself only.
 ATOMS = (type(None), bool, int, float, complex, str, bytes, type, CodeType, torch.dtype)
 
