@@ -238,6 +238,10 @@ class _Watched(dict[str, Any]):
         self._taken.add(name)
         return super().__getitem__(name)
 
+    def get(self, name: str, default: Any = None) -> Any:
+        self._taken.add(name)
+        return super().get(name, default)
+
 
 def parameter_names(objects: Any, find: Finder, name: str = "") -> dict[int, str]:
     """The names of the parameters of every model among `objects`, by the parameter's id."""
