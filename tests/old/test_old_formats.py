@@ -67,5 +67,8 @@ def test_a_keras_model(old: Path):
     x = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
     loaded, expected = milepost.load_model(old / "keras.safetensors"), make.keras_model()
     assert np.array_equal(loaded.predict(x, verbose=0), expected.predict(x, verbose=0))
-    assert loaded.optimizer.get_config() == expected.optimizer.get_config()
+    configs = [model.optimizer.get_config() for model in (loaded, expected)]
+    for config in configs:
+        config.pop("name")  # Keras numbers what a process makes
+    assert configs[0] == configs[1]
     loaded.fit(x, np.zeros((3, 2)), verbose=0)  # compiled, as it was
