@@ -81,10 +81,7 @@ def main() -> None:
             command, stdout=subprocess.PIPE, env=environment, check=True, text=True
         )
         lines.append(f"| {' | '.join([kind.title, *done.stdout.splitlines()[-2:]])} |")
-    print("\n".join(lines))
-    if options.output:
-        with open(options.output, "w", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
+    peers.publish("\n".join(lines), options.output)
 
 
 if __name__ == "__main__":

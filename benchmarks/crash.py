@@ -243,10 +243,7 @@ def main() -> None:
             environment = os.environ | peers.ENVIRONMENT
             done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=True)
             results[name] = json.loads(done.stdout.splitlines()[-1])
-    print(table(results, options))
-    if options.output:
-        with open(options.output, "w", encoding="utf-8") as file:
-            file.write(table(results, options) + "\n")
+    peers.publish(table(results, options), options.output)
 
 
 if __name__ == "__main__":

@@ -322,6 +322,14 @@ _OTHERS = [MilepostModel, KerasSave, TensorFlowCheckpoint, Orbax, Numpy, Raw]
 PEERS: dict[str, Any] = {peer.name: peer for peer in [*_TORCH, *_OTHERS]}
 
 
+def publish(table: str, output: str | None) -> None:
+    """Print a table, and write it to a file if one is named."""
+    print(table)
+    if output:
+        with open(output, "w", encoding="utf-8") as file:
+            file.write(table + "\n")
+
+
 def machine() -> str:
     """What a reader needs to know of the machine to repeat a measurement."""
     installed = {

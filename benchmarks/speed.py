@@ -176,10 +176,7 @@ def main() -> None:
         with open(f"{own}/.gitignore", "w", encoding="utf-8") as file:
             file.write("*\n")
         results = run_rounds(own, options)
-    print(table(results, options))
-    if options.output:
-        with open(options.output, "w", encoding="utf-8") as file:
-            file.write(table(results, options) + "\n")
+    peers.publish(table(results, options), options.output)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from milepost.errors import DamagedError, VersionError
 #
 # Raise it when a reader of the version before would misread, or miss, what is written now.
 # To raise it: (1) add the number here; (2) teach the readers the new form and keep the old
-# one; (3) describe it in docs/format.md; (4) write a store and a model file with the release
-# before and commit them under tests/data, with the script that made them; (5) CHANGELOG.
+# one; (3) describe it in docs/format.md; (4) `python -m tests.old.make tests/old/format-N`,
+# which later versions must read for ever; (5) CHANGELOG.
 FORMAT_VERSION = 1
 
 

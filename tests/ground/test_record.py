@@ -152,7 +152,7 @@ def test_a_plain_value_comes_back_as_it_was(value):
 @given(value=plain_values)
 @settings(deadline=None)
 def test_an_encoded_plain_value_can_be_written_as_utf_8(value):
-    json.dumps(encode_plain(value), ensure_ascii=False, allow_nan=False).encode()
+    assert json.dumps(encode_plain(value), ensure_ascii=False, allow_nan=False).encode()
 
 
 @pytest.mark.parametrize(

@@ -224,13 +224,14 @@ class _Maker:
         rules = self._target.rules
         expected = spec_of(self._target.leaves[name])
         status = Status.MISSING
-        chain = [above for above in ancestors(name) if above != name and above in rules]
-        replaced = [i for i, above in enumerate(chain) if Rule.REPLACED in rules[above]]
-        if replaced and chain[replaced[-1]] in self._holders:
+        replaced = replaced_at(rules, name)
+        if replaced in self._holders:
             return PlanEntry(name, Status.REMOVED, None, expected, None)
-        if replaced:  # the snapshot has nothing of what would be replaced; what is above decides
-            chain = chain[replaced[-1] + 1 :]
-        for above in chain:
+        # If the snapshot has nothing of what would be replaced, what is above that decides.
+        below = name if replaced is None else replaced
+        for above in ancestors(below):
+            if above == below or above not in rules:
+                continue
             if Rule.KEEPS in rules[above]:
                 status = Status.KEPT
                 break

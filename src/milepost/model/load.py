@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 
 from milepost.checkpoint.restore import Restore
-from milepost.errors import MissingPackageError, UnknownFormatError, VersionError
+from milepost.errors import (
+    MissingPackageError,
+    RestoreRefusedError,
+    UnknownFormatError,
+    VersionError,
+)
 from milepost.formats import model_file, open_source
 from milepost.formats.safetensors import ModelSnapshot
 from milepost.model.randomness import unchanged_random_state
@@ -38,6 +43,7 @@ def load_model(
         PathNotFoundError: there is no such file.
         UnknownFormatError: it is something else.
         UnknownClassError: it needs a class that is not known; the message has its name.
+        RestoreRefusedError: a class makes other variables than it did when it was saved.
         DamagedError: its bytes are not what was saved.
         MissingPackageError: the framework is not installed.
     """
@@ -66,7 +72,15 @@ def _build(snapshot: ModelSnapshot, custom_objects: Mapping[str, Any]) -> Any:
             custom_objects,
             specs,
         )
-    return Restore({"": model}, state).run()[""]
+    restore = Restore({"": model}, state)
+    if not restore.plan.is_exact:
+        raise RestoreRefusedError(
+            f"cannot load {restore.plan}\nA class of the model is not what it was when it was "
+            "saved, or its framework is of another version: pass the class of then in "
+            "custom_objects",
+            restore.plan,
+        )
+    return restore.run()[""]
 
 
 class _WithoutAssets(Snapshot):

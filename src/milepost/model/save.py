@@ -76,9 +76,8 @@ def save_model(
     name, framework = _framework(model)
     with unchanged_random_state():  # PyTorch's models are built once more, as a proof
         structure, assets = framework.describe(model)
-    leaves: dict[str, Leaf] = {}
     state = capture_objects({"": model}, frameworks.finder())
-    leaves |= state.leaves
+    leaves: dict[str, Leaf] = dict(state.leaves)
     for asset, data in assets.items():
         leaves[model_file.ASSETS + asset] = np.frombuffer(data, np.uint8)
     arrays = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -108,9 +108,14 @@ def _set_extra_state(module: torch.nn.Module, state: dict[str, Any], saved: Save
 
 def ties(module: torch.nn.Module) -> dict[str, str]:
     """The name of each parameter that stands in several places -> its first name."""
+    found = firsts(module.named_parameters(remove_duplicate=False))
+    return {name: first for name, first in found.items() if name != first}
+
+
+def firsts(named: Iterable[tuple[str, Any]]) -> dict[str, str]:
+    """Each name -> the first name of the same thing."""
     first: dict[int, str] = {}
-    names = [(name, p) for name, p in module.named_parameters(remove_duplicate=False)]
-    return {n: first[id(p)] for n, p in names if first.setdefault(id(p), n) != n}
+    return {name: first.setdefault(id(thing), name) for name, thing in named}
 
 
 def get_tensor(module: torch.nn.Module, name: str) -> torch.Tensor | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import cmath
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from milepost.frameworks.torch.memory import overlap
+from milepost.frameworks.torch.modules import firsts
 from milepost.frameworks.torch.parts import ATOMS, Opaque, attributes, parts
 from milepost.frameworks.torch.tensors import to_array
 
@@ -175,7 +175,7 @@ def _tensor_difference(a: nn.Module, b: nn.Module) -> str | None:
 
 def _sharing_difference(a: nn.Module, b: nn.Module) -> str | None:
     for kind in ("named_modules", "named_parameters", "named_buffers"):
-        mine, theirs = (_firsts(getattr(m, kind)(remove_duplicate=False)) for m in (a, b))
+        mine, theirs = (firsts(getattr(m, kind)(remove_duplicate=False)) for m in (a, b))
         for name, first in mine.items():
             if theirs[name] != first:
                 return (
@@ -190,9 +190,3 @@ def _sharing_difference(a: nn.Module, b: nn.Module) -> str | None:
             "cannot be saved: use one parameter in both places"
         )
     return None
-
-
-def _firsts(named: Iterable[tuple[str, Any]]) -> dict[str, str]:
-    """Each name -> the first name of the same thing."""
-    first: dict[int, str] = {}
-    return {name: first.setdefault(id(thing), name) for name, thing in named}

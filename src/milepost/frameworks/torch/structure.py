@@ -24,7 +24,7 @@ from milepost.errors import (
     UnsupportedObjectError,
     UsageError,
 )
-from milepost.frameworks.torch.modules import get_tensor, set_tensor, ties, unwrapped
+from milepost.frameworks.torch.modules import firsts, get_tensor, set_tensor, ties, unwrapped
 from milepost.frameworks.torch.nodes import Reader, Writer
 from milepost.frameworks.torch.parts import needs_values
 from milepost.frameworks.torch.proof import called, difference
@@ -152,19 +152,18 @@ def _tie(module: nn.Module, name: str, first: str) -> None:
 
 def _share_buffers(module: nn.Module, shared: Mapping[str, str]) -> None:
     """Share the buffers that were shared, and no others: `half()` and `to()` part them."""
-    first: dict[int, str] = {}
-    for name, buffer in list(module.named_buffers(remove_duplicate=False)):
+    buffers = dict(module.named_buffers(remove_duplicate=False))
+    for name, first in firsts(buffers.items()).items():
         if name in shared:
             _tie(module, name, shared[name])
-        elif first.setdefault(id(buffer), name) != name:
-            set_tensor(module, name, buffer.clone())
+        elif first != name:
+            set_tensor(module, name, buffers[name].clone())
 
 
 def _shared_buffers(module: nn.Module) -> dict[str, str]:
     """The name of each buffer that stands in several places -> its first name."""
-    first: dict[int, str] = {}
-    names = list(module.named_buffers(remove_duplicate=False))
-    return {n: first[id(b)] for n, b in names if first.setdefault(id(b), n) != n}
+    found = firsts(module.named_buffers(remove_duplicate=False))
+    return {name: first for name, first in found.items() if name != first}
 
 
 def _unsaved_buffers(module: nn.Module) -> dict[str, str]:
