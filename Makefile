@@ -11,6 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 KERAS_TESTS := tests/keras
+# Two test files at a time; the tests of one file stay in one process.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: demo test lint sweep bench clean
 
@@ -18,14 +20,14 @@ demo: $(VENV)/demo
 	$(BIN)/milepost demo
 
 test: $(VENV)/dev
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest
-	KERAS_BACKEND=jax $(BIN)/python -m pytest $(KERAS_TESTS)
-	KERAS_BACKEND=torch $(BIN)/python -m pytest $(KERAS_TESTS)
+	KERAS_BACKEND=tensorflow $(PYTEST)
+	KERAS_BACKEND=jax $(PYTEST) $(KERAS_TESTS)
+	KERAS_BACKEND=torch $(PYTEST) $(KERAS_TESTS)
 
 sweep: $(VENV)/dev
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -m slow
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -m slow $(KERAS_TESTS)
-	KERAS_BACKEND=torch $(BIN)/python -m pytest -m slow $(KERAS_TESTS)
+	KERAS_BACKEND=tensorflow $(PYTEST) -m slow
+	KERAS_BACKEND=jax $(PYTEST) -m slow $(KERAS_TESTS)
+	KERAS_BACKEND=torch $(PYTEST) -m slow $(KERAS_TESTS)
 
 lint: $(VENV)/dev
 	$(BIN)/ruff format --check src tests benchmarks

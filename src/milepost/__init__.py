@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from milepost.model import save_model as save_model
     from milepost.opening import open as open
     from milepost.opening import verify as verify
+    from milepost.registry import register as register
     from milepost.snapshot import Damage as Damage
     from milepost.snapshot import LazyArray as LazyArray
     from milepost.snapshot import Snapshot as Snapshot
@@ -49,6 +50,7 @@ _HOMES = {
     "save_state": "milepost.checkpoint",
     # Whole models
     "load_model": "milepost.model",
+    "register": "milepost.registry",
     "save_model": "milepost.model",
     # Anything on disk
     "open": "milepost.opening",

@@ -16,7 +16,8 @@
     |-- DamagedError                 restore a backup, or an older step
     |-- StorageError                 free disk, change permissions   (also OSError)
     |-- UntrustedError               do not open this file     (also ValueError)
-    `-- VersionError                 upgrade milepost
+    |-- VersionError                 upgrade milepost
+    `-- DifferentPredictionError     find out what changed: framework, device, file
 
 Each class has a stable `code` for logs and scripts, and the `exit_status` with which the
 command line ends.
@@ -148,3 +149,10 @@ class VersionError(MilepostError):
 
     code = "version"
     exit_status = 7
+
+
+class DifferentPredictionError(MilepostError):
+    """A model does not predict on its example what it predicted when it was saved."""
+
+    code = "different-prediction"
+    exit_status = 8

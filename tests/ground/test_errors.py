@@ -32,6 +32,7 @@ EXIT_STATUSES = {
     "StorageError": 5,
     "UntrustedError": 6,
     "VersionError": 7,
+    "DifferentPredictionError": 8,
 }
 
 
@@ -42,7 +43,7 @@ def make(kind, message):
 def test_each_class_has_a_code_of_its_own():
     codes = [vars(kind).get("code") for kind in CLASSES]
     assert None not in codes
-    assert len(set(codes)) == len(CLASSES) == 17
+    assert len(set(codes)) == len(CLASSES) == 18
 
 
 @pytest.mark.parametrize("kind", CLASSES)
@@ -51,9 +52,9 @@ def test_a_code_is_lower_case_words_with_dashes(kind):
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_an_exit_status_is_between_one_and_seven(kind):
+def test_an_exit_status_is_between_one_and_eight(kind):
     assert type(kind.exit_status) is int
-    assert 1 <= kind.exit_status <= 7
+    assert 1 <= kind.exit_status <= 8
 
 
 @pytest.mark.parametrize(("name", "status"), EXIT_STATUSES.items())

@@ -240,7 +240,7 @@ def test_what_cannot_be_rebuilt_is_refused_with_the_ways_out(tmp_path, make, mes
 def test_what_is_no_model(tmp_path):
     for thing in (torch.ones(3), {"a": 1}, torch.optim.SGD([torch.ones(1)]), None):
         with pytest.raises(
-            errors.UnsupportedObjectError, match="expected a Keras model or a PyTorch"
+            errors.UnsupportedObjectError, match="expected a model of Keras, PyTorch or JAX"
         ):
             save_model(thing, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []

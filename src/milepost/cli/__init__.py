@@ -22,7 +22,8 @@ def cli() -> None:
 
     \b
     Exit status: 0 all is well, 1 unexpected, 2 the call is wrong, 3 not found,
-    4 damaged, 5 storage refused, 6 not to be trusted, 7 written by a newer milepost.
+    4 damaged, 5 storage refused, 6 not to be trusted, 7 written by a newer milepost,
+    8 a model predicts differently than when it was saved.
     """
 
 

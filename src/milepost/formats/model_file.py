@@ -1,9 +1,9 @@
 """The model file: a safetensors file that is a whole model.
 
-Its `__metadata__` holds one key, `milepost`: a sealed JSON document with the structure, the
-leaves' records and digests, ties, and versions. Plain values are in the document; arrays are
-the file's tensors, under the leaves' own names; assets (a vocabulary) are `U8` tensors whose
-names begin with `assets/`.
+Its `__metadata__` holds the key `milepost`: a sealed JSON document with the structure, the
+leaves' records and digests, ties, versions, and what else there is to know. Plain values are
+in the document; arrays are the file's tensors, under the leaves' own names; assets (a
+vocabulary) are `U8` tensors whose names begin with `assets/`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from milepost import dtypes, record, sealed
+from milepost import dtypes, program, record, sealed
 from milepost.container import Header
 from milepost.errors import DamagedError
+from milepost.formats import example
+from milepost.formats.example import Example
+from milepost.program import Program
 from milepost.record import ArrayRecord, PlainRecord, Record
 from milepost.source import ByteSource
 
@@ -34,6 +37,12 @@ class ModelDocument:
         ties: leaf -> the leaf whose memory it shares, and whose tensor it is.
         metadata: what the caller asked to record: JSON values.
         versions: package -> version that wrote it.
+        about: what the caller told of the model: `labels`, `metrics`, `step`, `license`, `notes`.
+        signature: `inputs` and `outputs`, each a list of `name`, `dtype`, `shape`, in which a
+            size that may vary is None.
+        lost: what the live model had and the file has not, a sentence each.
+        example: inputs and outputs.
+        program: the model as a portable program.
     """
 
     framework: str
@@ -42,6 +51,11 @@ class ModelDocument:
     ties: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    signature: Mapping[str, Any] = field(default_factory=dict)
+    lost: tuple[str, ...] = ()
+    example: Example | None = None
+    program: Program | None = None
 
 
 def encode(document: ModelDocument) -> dict[str, str]:
@@ -59,6 +73,14 @@ def encode(document: ModelDocument) -> dict[str, str]:
         "metadata": dict(document.metadata),
         "versions": dict(document.versions),
     }
+    optional: dict[str, Any] = {
+        "about": dict(document.about),
+        "signature": dict(document.signature),
+        "lost": list(document.lost),
+        "example": example.encode(document.example) if document.example else None,
+        "program": program.encode(document.program) if document.program else None,
+    }
+    body |= {key: value for key, value in optional.items() if value}
     return {KEY: sealed.seal(KIND, body).decode()}
 
 
@@ -79,18 +101,33 @@ def decode(header: Header, source: ByteSource) -> ModelDocument:
             if name not in ties
         }
         _check_complete(header, records)
+        everything = {name: records[ties.get(name, name)] for name in leaves}
+        stored, portable = body.get("example"), body.get("program")
         return ModelDocument(
             str(body["framework"]),
             dict(body["structure"]),
-            {name: records[ties.get(name, name)] for name in leaves},
+            everything,
             ties,
             dict(body["metadata"]),
             dict(body["versions"]),
+            about=dict(body.get("about", {})),
+            signature=dict(body.get("signature", {})),
+            lost=tuple(map(str, body.get("lost", ()))),
+            example=example.decode(stored) if stored else None,
+            program=_program(portable, everything) if portable else None,
         )
     except DamagedError as error:
         raise DamagedError(f"{source.name} is damaged: {error}") from None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DamagedError(f"{source.name} is damaged: {type(error).__name__}: {error}") from None
+
+
+def _program(encoded: Mapping[str, Any], records: Mapping[str, Record]) -> Program:
+    decoded = program.decode(encoded)
+    strangers = set(decoded.weights.values()) - records.keys()
+    if strangers:
+        raise DamagedError(f"its program needs the leaf {min(strangers)!r}, which it has not")
+    return decoded
 
 
 def _decode_leaf(header: Header, source: ByteSource, name: str, item: Any) -> Record:

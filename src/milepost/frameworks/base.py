@@ -13,8 +13,12 @@ and some of these, where they apply:
     global_generators(wanted) -> {name: object} its global random generators: those in use,
                                                 and those whose names are wanted
     ARRAYS = {kind: make}                       what makes its kind of array of a NumPy one
-    describe(model) -> (structure, assets)      a whole model's structure, as JSON and files
+    describe(model) -> ModelParts               a whole model's structure, as JSON and files
     build(structure, assets, custom, specs)     the model again, values aside
+    predict(model, inputs) -> outputs           what a model makes of an example, not training
+    surroundings(model) -> {name: value}        on what its predictions' bits depend, beside
+                                                versions: the backend, the kind of device
+    export(model, inputs, names) -> Program     the model as a portable program
     copied(value, copied) -> value              the same with containers and arrays of its own
 
 `apply` returns the object, to be changed in place where it can be changed; what cannot be
@@ -43,6 +47,22 @@ from milepost.errors import UnsupportedObjectError
 from milepost.limits import is_writable
 from milepost.state import Leaf, ObjectInfo, Plain, Rule, State, ancestors, join, spec_of
 from milepost.tree import Structure
+
+
+@dataclass(frozen=True, slots=True)
+class ModelParts:
+    """A whole model, apart from its leaves.
+
+    Attributes:
+        structure: what `build` needs to make it again (JSON). Its key `"needs"`, if there is
+            one, lists what a program has to register or pass first.
+        assets: files by name, by content.
+        lost: what the live object has and the file will not, a sentence each.
+    """
+
+    structure: dict[str, Any]
+    assets: dict[str, bytes] = field(default_factory=dict)
+    lost: tuple[str, ...] = ()
 
 
 class Framework(Protocol):

@@ -13,31 +13,52 @@ from milepost.checkpoint.restore import Restore
 from milepost.errors import (
     MissingPackageError,
     RestoreRefusedError,
+    UnknownClassError,
     UnknownFormatError,
+    UsageError,
     VersionError,
 )
 from milepost.formats import model_file, open_source
 from milepost.formats.safetensors import ModelSnapshot
+from milepost.model.example import Replay
+from milepost.model.example import replay as run_again
+from milepost.model.names import Names
 from milepost.model.randomness import unchanged_random_state
 from milepost.snapshot import Snapshot, closing_on_error
 from milepost.storage.local import open_file
 
 # Which package rebuilds a model, and how to get it.
-_PACKAGES = {"keras": "pip install keras", "torch": "pip install torch"}
+_PACKAGES = {
+    "keras": "pip install keras",
+    "torch": "pip install torch",
+    "flax": "pip install flax",
+    "equinox": "pip install equinox",
+    "jax": "pip install jax",
+    "transformers": "pip install transformers",
+}
 
 
 def load_model(
-    path: str | os.PathLike[str], *, custom_objects: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str],
+    *,
+    custom_objects: Mapping[str, Any] | None = None,
+    replay: bool | str = False,
+    trust: bool = False,
 ) -> Any:
     """Load a model that `save_model` saved, as it was: ready to predict, or to train on.
 
     A Keras model loads on any backend. No code of the file is run, because it has none:
-    its structure names classes, and these must be the framework's own, or registered with
-    it, or passed here.
+    its structure names classes, and these must be the framework's own, or registered, or
+    passed here.
 
     Arguments:
         path: the file.
         custom_objects: name -> class or function, for those that are not the framework's.
+        replay: predict on the file's example and compare: to the last bit on the framework,
+            version and device that saved it, elsewhere within the file's tolerance.
+            `"close"` grants the tolerance everywhere.
+        trust: also import the classes that the file names, from the modules that it names:
+            only for a file of your own, because importing runs code.
 
     Raises:
         PathNotFoundError: there is no such file.
@@ -46,7 +67,11 @@ def load_model(
         RestoreRefusedError: a class makes other variables than it did when it was saved.
         DamagedError: its bytes are not what was saved.
         MissingPackageError: the framework is not installed.
+        DifferentPredictionError: `replay` found other predictions than those in the file.
+        UsageError: `replay` of a file without an example.
     """
+    if replay not in (True, False, "close"):
+        raise UsageError(f"replay must be True, False or 'close': found {replay!r}")
     source = open_file(os.path.abspath(os.fspath(path)))
     with closing_on_error([source]):
         snapshot = open_source(source)
@@ -56,12 +81,49 @@ def load_model(
                 f"{snapshot.name} is a {snapshot.description.format} file without a model's "
                 "structure: expected one that save_model wrote"
             )
-        return _build(snapshot, custom_objects or {})
+        framework = framework_of(snapshot)
+        try:
+            model = _build(framework, snapshot, Names(custom_objects or {}, trust=trust))
+        except UnknownClassError as error:
+            raise UnknownClassError(f"{error}{_ways_out(snapshot)}") from None
+        if replay:
+            replay_example(framework, model, snapshot, close=replay == "close")
+        return model
 
 
-def _build(snapshot: ModelSnapshot, custom_objects: Mapping[str, Any]) -> Any:
+def replay_example(
+    framework: Any, model: Any, snapshot: ModelSnapshot, *, close: bool = False
+) -> Replay:
+    """Predict on the example of a file, and compare.
+
+    Raises:
+        UsageError: it has none.
+        DifferentPredictionError: the model predicts differently.
+    """
     document = snapshot.document
-    framework = _framework(document.framework, snapshot.name)
+    if document.example is None:
+        raise UsageError(
+            f"{snapshot.name} has no example to replay: save it with save_model(..., example=x)"
+        )
+    with unchanged_random_state():
+        return run_again(
+            framework, model, document.example, document.versions, snapshot.name, close=close
+        )
+
+
+def _ways_out(snapshot: ModelSnapshot) -> str:
+    needs = ", ".join(map(str, snapshot.document.structure.get("needs", ())))
+    text = f"\nThe file needs: {needs}" if needs else ""
+    if snapshot.document.program is not None:
+        text += (
+            "\nIt also holds a program, which predicts without any class: "
+            f"milepost.load_program({snapshot.name!r}), or `milepost predict`"
+        )
+    return text
+
+
+def _build(framework: Any, snapshot: ModelSnapshot, custom_objects: Mapping[str, Any]) -> Any:
+    document = snapshot.document
     assets = {n: _bytes(snapshot, n) for n in snapshot if n.startswith(model_file.ASSETS)}
     state = _WithoutAssets(snapshot)
     specs = {name: state.spec(name) for name in state}
@@ -97,8 +159,14 @@ def _bytes(snapshot: Snapshot, name: str) -> bytes:
     return np.asarray(snapshot.read(name)).tobytes()
 
 
-def _framework(name: str, file: str) -> Any:
-    """Our module for a framework, which imports the framework: that is what was asked for."""
+def framework_of(snapshot: ModelSnapshot) -> Any:
+    """Our module for a file's framework, which imports that: it is what was asked for.
+
+    Raises:
+        VersionError: a later milepost wrote the file.
+        MissingPackageError: the framework is not installed.
+    """
+    name, file = snapshot.document.framework, snapshot.name
     if name not in _PACKAGES:
         raise VersionError(
             f"{file} holds a model of {name!r}, which this milepost does not know: upgrade it"

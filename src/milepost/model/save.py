@@ -4,53 +4,43 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from milepost import container, dtypes, frameworks
 from milepost.digest import Buffer
-from milepost.errors import UnsupportedObjectError
+from milepost.errors import UnsupportedObjectError, UsageError
 from milepost.formats import model_file
 from milepost.formats.model_file import ModelDocument
-from milepost.frameworks.base import capture_objects
+from milepost.frameworks.base import ModelParts, capture_objects
+from milepost.model.about import about
+from milepost.model.example import make_example, signature
 from milepost.model.randomness import unchanged_random_state
+from milepost.model.report import ModelReport
 from milepost.pieces import DigestedArray, digest_array
 from milepost.provenance import json_values, versions
 from milepost.record import ArrayRecord, Chunk, PlainRecord, Record
-from milepost.state import Leaf, is_array, is_plain
+from milepost.state import Leaf, State, is_array, is_plain
 from milepost.storage.filesystem import FileSystem
 from milepost.storage.local import replace_file
-
-
-@dataclass(frozen=True, slots=True)
-class ModelReport:
-    """What `save_model` wrote.
-
-    Attributes:
-        path: the file.
-        framework: `"keras"` or `"torch"`.
-        leaves: how many leaves there are.
-        nbytes: the size of all arrays together.
-        needs: classes that a program has to register or pass before it can load the file.
-        seconds: how long it took, durable at the end.
-    """
-
-    path: str
-    framework: str
-    leaves: int
-    nbytes: int
-    needs: tuple[str, ...]
-    seconds: float
 
 
 def save_model(
     model: Any,
     path: str | os.PathLike[str],
     *,
+    example: Any = None,
+    program: bool = False,
+    labels: Iterable[str] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    step: int | None = None,
+    license: str | None = None,
+    notes: str | None = None,
     metadata: Mapping[str, Any] | None = None,
+    strict: bool = False,
+    tolerance: float | None = None,
     filesystem: FileSystem | None = None,
 ) -> ModelReport:
     """Save a whole model as one safetensors file: structure, weights, configuration, assets.
@@ -60,25 +50,44 @@ def save_model(
     costs the model that was there before.
 
     Arguments:
-        model: a Keras model, or a PyTorch module built from `torch.nn`.
+        model: a Keras model, a PyTorch module, or a model of JAX (Flax, Equinox, a registered
+            function in `jax.tree_util.Partial`).
         path: the file, exactly as given; no extension is added or needed.
+        example: inputs to keep with what the model makes of them, so that a loaded model can
+            be checked: an array, or whatever nests arrays. A tuple is several arguments, a
+            dict those of a PyTorch or JAX model by name; a Keras model takes it as it is.
+        program: also store the model as a program that runs without its framework or classes;
+            needs `example`.
+        labels: the names of the classes, in the order of the outputs.
+        metrics: name -> number.
+        step: of the training.
+        license: such as `"apache-2.0"`.
+        notes: a text, Markdown if you like.
         metadata: JSON values of your own.
+        strict: refuse to save a model of which something would be lost.
+        tolerance: the difference that a replay of the example allows where framework, version
+            or device are others, as a share of the largest output; by default the dtype's.
         filesystem: for tests: one that fails on purpose.
 
     Raises:
         UnsupportedObjectError: the model cannot be saved so that it can be built again; the
-            message names the part.
+            message names the part. With `strict` also if something would be lost.
+        UsageError: an argument is of the wrong kind.
+        MissingPackageError: `program` needs a package that is not installed.
         StorageError, PathNotFoundError: the file cannot be written. What was there before
             is as it was.
     """
     began = time.monotonic()
     target = os.path.abspath(os.fspath(path))
+    told = about(labels=labels, metrics=metrics, step=step, license=license, notes=notes)
     name, framework = _framework(model)
-    with unchanged_random_state():  # PyTorch's models are built once more, as a proof
-        structure, assets = framework.describe(model)
+    with unchanged_random_state():  # some models are built once more, as a proof
+        parts: ModelParts = framework.describe(model)
+        _refuse_loss(parts.lost, strict)
+        facts = _facts(framework, model, example, program, tolerance)
     state = capture_objects({"": model}, frameworks.finder())
     leaves: dict[str, Leaf] = dict(state.leaves)
-    for asset, data in assets.items():
+    for asset, data in parts.assets.items():
         leaves[model_file.ASSETS + asset] = np.frombuffer(data, np.uint8)
     arrays = {
         leaf: digest_array(leaf, value)
@@ -90,7 +99,15 @@ def save_model(
         for leaf, value in leaves.items()
     }
     document = ModelDocument(
-        name, structure, records, state.ties, json_values(metadata or {}), versions()
+        name,
+        parts.structure,
+        records,
+        state.ties,
+        json_values(metadata or {}),
+        versions(),
+        about=told,
+        lost=parts.lost,
+        **facts,
     )
     # Wide elements first: then each tensor is aligned to its own element size.
     ordered = sorted(arrays.values(), key=lambda a: -dtypes.numpy_dtype(a.dtype).itemsize)
@@ -99,8 +116,17 @@ def save_model(
         model_file.encode(document),
     )
     replace_file(target, _parts(header, ordered), len(header) + length, filesystem)
-    needs = tuple(structure.get("needs", ()))
-    return ModelReport(target, name, len(leaves), length, needs, time.monotonic() - began)
+    return ModelReport(
+        target,
+        name,
+        len(leaves),
+        length,
+        tuple(parts.structure.get("needs", ())),
+        time.monotonic() - began,
+        captured=_captured(state, parts, document),
+        lost=parts.lost,
+        versions=document.versions,
+    )
 
 
 def _framework(model: Any) -> tuple[str, Any]:
@@ -108,10 +134,46 @@ def _framework(model: Any) -> tuple[str, Any]:
     framework = frameworks.finder()(model)
     if framework is None or not hasattr(framework, "describe") or not callable(model):
         raise UnsupportedObjectError(
-            f"expected a Keras model or a PyTorch module, found {type(model).__module__}."
+            f"expected a model of Keras, PyTorch or JAX, found {type(model).__module__}."
             f"{type(model).__qualname__}: save other objects with Checkpoint(...).save(path)"
         )
     return framework.__name__.rpartition(".")[2], framework  # type: ignore[attr-defined]
+
+
+def _refuse_loss(lost: tuple[str, ...], strict: bool) -> None:
+    if strict and lost:
+        raise UnsupportedObjectError(
+            "strict=True, and something of the model would be lost: " + "; ".join(lost)
+        )
+
+
+def _facts(
+    framework: Any, model: Any, example: Any, program: bool, tolerance: float | None
+) -> dict[str, Any]:
+    """The example, the signature and the program, as far as they were asked for."""
+    if example is None:
+        if program:
+            raise UsageError(
+                "program=True needs example=: a program is made by following what the model "
+                "does with real inputs"
+            )
+        return {}
+    if not hasattr(framework, "predict"):
+        raise UsageError(f"example= is not known for models of {framework.__name__}")
+    kept = make_example(framework, model, example, tolerance)
+    shapes = signature(framework, model, kept)
+    exported = framework.export(model, example, shapes) if program else None
+    return {"example": kept, "signature": shapes, "program": exported}
+
+
+def _captured(state: State, parts: ModelParts, document: ModelDocument) -> tuple[str, ...]:
+    """The kinds of things that a file has."""
+    tops = {name.partition("/")[0] for name in state.leaves}
+    found = ["structure", "weights"]
+    found += [kind for kind in ("optimizer", "metrics") if kind in tops]
+    found += ["assets"] if parts.assets else []
+    found += [kind for kind in ("example", "signature", "program") if getattr(document, kind)]
+    return (*found, *document.about)
 
 
 def _record(leaf: Leaf, array: DigestedArray | None) -> Record:

@@ -23,6 +23,7 @@ from milepost.dtypes import Array
 from milepost.errors import DamagedError, UnsupportedObjectError
 from milepost.frameworks.base import Capture, Saved
 from milepost.frameworks.keras import naming, optimizers
+from milepost.frameworks.keras.predict import predict, surroundings
 from milepost.frameworks.keras.structure import build, describe
 from milepost.state import Rule, join
 from milepost.tree import Structure
@@ -35,7 +36,9 @@ __all__ = [
     "global_generators",
     "handles",
     "parameter_names",
+    "predict",
     "prepare",
+    "surroundings",
 ]
 
 # Backends disagree on these (JAX has no int64 by default, PyTorch no uint32 arithmetic), so

@@ -22,6 +22,7 @@ from milepost.errors import (
     UntrustedError,
     UsageError,
 )
+from milepost.frameworks.base import ModelParts
 from milepost.frameworks.keras import assets, known, naming, optimizers
 from milepost.frameworks.keras.completion import complete
 from milepost.frameworks.keras.proof import prove, refuse_shared_layers
@@ -32,7 +33,7 @@ _VALUES = {"__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__ellips
 _LOOKUPS = {"StringLookup", "IntegerLookup", "TextVectorization"}
 
 
-def describe(model: keras.Model) -> tuple[dict[str, Any], dict[str, bytes]]:
+def describe(model: keras.Model) -> ModelParts:
     """The structure of a model as JSON, and its assets by name.
 
     Raises:
@@ -61,7 +62,7 @@ def describe(model: keras.Model) -> tuple[dict[str, Any], dict[str, bytes]]:
     undecayed = optimizers.undecayed(optimizer, naming.layer_variables(model, "layers"))
     if undecayed:
         structure["undecayed"] = undecayed
-    return structure, assets.collect(model)
+    return ModelParts(structure, assets.collect(model))
 
 
 def build(

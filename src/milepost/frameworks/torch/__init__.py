@@ -13,6 +13,7 @@ import torch
 
 from milepost.frameworks.base import Capture, Saved
 from milepost.frameworks.torch import modules, optimizer
+from milepost.frameworks.torch.predict import predict, surroundings
 from milepost.frameworks.torch.structure import build, describe
 from milepost.frameworks.torch.tensors import TensorLeaf, check_changeable, from_array, memory
 from milepost.state import join
@@ -28,6 +29,8 @@ __all__ = [
     "global_generators",
     "handles",
     "parameter_names",
+    "predict",
+    "surroundings",
 ]
 
 ARRAYS = {"torch": from_array}

@@ -24,6 +24,7 @@ from milepost.errors import (
     UnsupportedObjectError,
     UsageError,
 )
+from milepost.frameworks.base import ModelParts
 from milepost.frameworks.torch.modules import firsts, get_tensor, set_tensor, ties, unwrapped
 from milepost.frameworks.torch.nodes import Reader, Writer
 from milepost.frameworks.torch.parts import needs_values
@@ -34,7 +35,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 _TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
-def describe(module: nn.Module) -> tuple[dict[str, Any], dict[str, bytes]]:
+def describe(module: nn.Module) -> ModelParts:
     """The structure of a module as JSON; modules have no assets.
 
     Raises:
@@ -66,7 +67,7 @@ def describe(module: nn.Module) -> tuple[dict[str, Any], dict[str, bytes]]:
             "constructor an attribute of the same name, set other attributes there only, or "
             "save a Checkpoint, which needs no structure"
         )
-    return structure, {}
+    return ModelParts(structure)
 
 
 def build(
