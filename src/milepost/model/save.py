@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from milepost import container, dtypes, frameworks
-from milepost.digest import Buffer
+from milepost import frameworks
 from milepost.errors import UnsupportedObjectError, UsageError
 from milepost.formats import model_file
 from milepost.formats.model_file import ModelDocument
@@ -19,12 +19,10 @@ from milepost.model.about import about
 from milepost.model.example import make_example, signature
 from milepost.model.randomness import unchanged_random_state
 from milepost.model.report import ModelReport
-from milepost.pieces import DigestedArray, digest_array
+from milepost.model.write import write_file
 from milepost.provenance import json_values, versions
-from milepost.record import ArrayRecord, Chunk, PlainRecord, Record
-from milepost.state import Leaf, State, is_array, is_plain
+from milepost.state import Leaf, State
 from milepost.storage.filesystem import FileSystem
-from milepost.storage.local import replace_file
 
 
 def save_model(
@@ -89,19 +87,10 @@ def save_model(
     leaves: dict[str, Leaf] = dict(state.leaves)
     for asset, data in parts.assets.items():
         leaves[model_file.ASSETS + asset] = np.frombuffer(data, np.uint8)
-    arrays = {
-        leaf: digest_array(leaf, value)
-        for leaf, value in leaves.items()
-        if is_array(value) and leaf not in state.ties
-    }
-    records = {
-        leaf: _record(value, arrays.get(state.ties.get(leaf, leaf)))
-        for leaf, value in leaves.items()
-    }
     document = ModelDocument(
         name,
         parts.structure,
-        records,
+        {},
         state.ties,
         json_values(metadata or {}),
         versions(),
@@ -109,13 +98,13 @@ def save_model(
         lost=parts.lost,
         **facts,
     )
-    # Wide elements first: then each tensor is aligned to its own element size.
-    ordered = sorted(arrays.values(), key=lambda a: -dtypes.numpy_dtype(a.dtype).itemsize)
-    header, length = container.build_header(
-        ((a.name, *dtypes.container_type(a.dtype, a.shape), a.nbytes) for a in ordered),
-        model_file.encode(document),
+    length = write_file(
+        target,
+        leaves,
+        state.ties,
+        lambda records: model_file.encode(replace(document, records=records)),
+        filesystem,
     )
-    replace_file(target, _parts(header, ordered), len(header) + length, filesystem)
     return ModelReport(
         target,
         name,
@@ -174,19 +163,3 @@ def _captured(state: State, parts: ModelParts, document: ModelDocument) -> tuple
     found += ["assets"] if parts.assets else []
     found += [kind for kind in ("example", "signature", "program") if getattr(document, kind)]
     return (*found, *document.about)
-
-
-def _record(leaf: Leaf, array: DigestedArray | None) -> Record:
-    if is_plain(leaf):
-        return PlainRecord(leaf)
-    assert array is not None, "every array leaf was digested, or is tied to one that was"
-    chunks = tuple(
-        Chunk(p.offset, p.shape, p.digest, p.checksum, 0, p.start, p.nbytes) for p in array.pieces
-    )
-    return ArrayRecord(array.dtype, array.shape, chunks)
-
-
-def _parts(header: bytes, arrays: list[DigestedArray]) -> Iterator[Buffer]:
-    yield header
-    for array in arrays:
-        yield from array.data(array.pieces)
