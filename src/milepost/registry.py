@@ -6,6 +6,7 @@ framework's own fixed list, and in what the caller passes, and nowhere else.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -73,14 +74,15 @@ def name_of(thing: Any) -> str | None:
     return next((name for name, other in _by_name.items() if other is thing), None)
 
 
-def arguments_of(value: Any) -> dict[str, Any] | None:
+def arguments_of(value: Any, cls: type | None = None) -> dict[str, Any] | None:
     """What the constructor of an object of a registered class was called with, by name.
 
     Variadic ones are under their own names, `*args` as a tuple and `**kwargs` as a dict. None
-    if the class is not registered, or the object was made before it was.
+    if the class is not registered, or the object was made before it was. `cls` is the class
+    that the object was made of, where it has another by now.
     """
     found = vars(value).get(_ARGUMENTS) if hasattr(value, "__dict__") else None
-    return dict(found) if found is not None and name_of(type(value)) else None
+    return dict(found) if found is not None and name_of(cls or type(value)) else None
 
 
 def call(cls: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
@@ -107,6 +109,8 @@ def _record_arguments(cls: type) -> None:
     original = kind.__init__
     if getattr(original, "__milepost_records__", None) is cls:
         return
+    if hasattr(cls, "_pytree__nodes"):
+        return  # a Flax NNX class: each attribute of its modules is a part of the model
     signature = inspect.signature(original)
 
     @functools.wraps(original)
@@ -117,8 +121,11 @@ def _record_arguments(cls: type) -> None:
             except TypeError:
                 bound = {}  # the constructor itself will say what is wrong
             own = list(bound)[1:]
-            object.__setattr__(self, _ARGUMENTS, {key: bound[key] for key in own})
+            with contextlib.suppress(AttributeError):  # it has slots, and no place for this
+                object.__setattr__(self, _ARGUMENTS, {key: bound[key] for key in own})
         original(self, *args, **kwargs)
 
     recording.__milepost_records__ = cls  # type: ignore[attr-defined]
-    kind.__init__ = recording
+    recording.__signature__ = signature  # type: ignore[attr-defined]  # Keras asks for it
+    with contextlib.suppress(TypeError):  # a class of C cannot be changed
+        kind.__init__ = recording

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -69,6 +70,21 @@ class TestMetric(FrameworkTests):
     def change(self, value):
         value.update(values=jnp.arange(3.0))
         return value
+
+
+class Dense(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.BatchNorm(use_running_average=True)(nn.Dense(2)(x))
+
+
+class TestLinen(FrameworkTests):
+    def make(self):
+        return Dense().bind(Dense().init(jax.random.key(0), jnp.ones((1, 3))))
+
+    def change(self, value):
+        module, variables = value.unbind()
+        return module.bind(jax.tree.map(lambda x: x + 1, variables))
 
 
 def test_names_read_like_the_module(tmp_path):

@@ -185,30 +185,12 @@ class Lying(nn.Module):
     def __init__(self, width=2):
         super().__init__()
         self.width = 2
-        self.layer = nn.Linear(width, width)
-
-
-class Changed(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(2, 2)
-
-
-def changed() -> nn.Module:
-    model = Changed()
-    model.layer = nn.Sequential(nn.Linear(2, 2))
-    return model
+        self.table = nn.Parameter(torch.ones(width))
 
 
 def hooked() -> nn.Module:
     model = nn.Linear(2, 2)
     model.register_forward_hook(lambda *arguments: None)
-    return model
-
-
-def altered() -> nn.Module:
-    model = nn.TransformerEncoderLayer(8, 2)
-    model.dropout1.p = 0.7
     return model
 
 
@@ -220,13 +202,7 @@ def altered() -> nn.Module:
             r"the module '0' \(Forgetful\).*'width'.*self.width =",
         ),
         (lambda: Lying(3), "comes out with|comes out as"),
-        (changed, "'layer'.* comes out with the class Linear instead of Sequential"),
         (hooked, r"the model \(Linear\) has hooks"),
-        (altered, r"'dropout1' \(Dropout\) comes out with 'p=0.1.*instead of 'p=0.7"),
-        (
-            lambda: nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)),
-            "'parametrizations' is not in the model",
-        ),
     ],
 )
 def test_what_cannot_be_rebuilt_is_refused_with_the_ways_out(tmp_path, make, message):

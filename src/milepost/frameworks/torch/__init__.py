@@ -13,6 +13,7 @@ import torch
 
 from milepost.frameworks.base import Capture, Saved
 from milepost.frameworks.torch import modules, optimizer
+from milepost.frameworks.torch.export import export
 from milepost.frameworks.torch.predict import predict, surroundings
 from milepost.frameworks.torch.structure import build, describe
 from milepost.frameworks.torch.tensors import TensorLeaf, check_changeable, from_array, memory
@@ -26,6 +27,7 @@ __all__ = [
     "capture",
     "copied",
     "describe",
+    "export",
     "global_generators",
     "handles",
     "parameter_names",

@@ -8,15 +8,18 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import _Orthogonal
 
 from milepost.frameworks.torch import known
 
 # What nn.Module keeps for itself; PyTorch's caches of what is elsewhere; what `torch.compile`
 # and DDP leave on the module inside of them.
 _INTERNAL = frozenset(vars(nn.Module())) | {
+    "__milepost_arguments__",  # what the registry notes
     "_compiled_call_impl",
     "_ddp_params_and_buffers_to_ignore",
     "_flat_weight_refs",
+    "_flat_weights",
     "_is_torch_compile",
     "_torchdynamo_orig_callable",
     "_torchdynamo_wrapper_id",
@@ -87,9 +90,11 @@ def needs_values(module: nn.Module) -> bool:
     saved = module.state_dict().keys()
     if any(name not in saved for name, _ in module.named_buffers(remove_duplicate=False)):
         return True
+    if any(isinstance(part, _Orthogonal) for part in module.modules()):
+        return True  # whether it has a base depends on what can be computed
     met: dict[int, Any] = {id(part): part for part in module.modules()}
     # PyTorch's own classes hold nothing but their state, in attributes too (`_flat_weights`).
-    owners = [part for part in module.modules() if not known.is_known(type(part))]
+    owners = [part for part in module.modules() if not known.is_known(known.class_of(part))]
     return any(_holds_values(value, met) for part in owners for value in attributes(part).values())
 
 

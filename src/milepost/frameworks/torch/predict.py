@@ -16,13 +16,19 @@ from milepost.frameworks.torch.tensors import from_array
 def predict(model: nn.Module, inputs: Any) -> Any:
     """The outputs of a module in evaluation mode: a tuple is its arguments, a dict those by name.
 
-    NumPy arrays become tensors; all go to the device of the module's first parameter.
+    NumPy arrays become tensors; all go to the device of the module's first parameter, as
+    copies, because some modules write into their inputs.
     """
     given = _tensors(inputs, _device(model))
     with evaluating(model), torch.no_grad():
-        if isinstance(given, tuple):
-            return model(*given)
-        return model(**given) if isinstance(given, dict) else model(given)
+        return call(model, given)
+
+
+def call(model: nn.Module, given: Any) -> Any:
+    """Call a module: a tuple is its arguments, a dict those by name."""
+    if isinstance(given, tuple):
+        return model(*given)
+    return model(**given) if isinstance(given, dict) else model(given)
 
 
 def surroundings(model: nn.Module) -> dict[str, str]:
@@ -53,7 +59,7 @@ def _tensors(value: Any, device: torch.device) -> Any:
     if isinstance(value, np.ndarray):
         return from_array(value.copy()).to(device)
     if isinstance(value, torch.Tensor):
-        return value.to(device)
+        return value.detach().to(device, copy=True)
     if type(value) in (list, tuple):
         return type(value)(_tensors(item, device) for item in value)
     if isinstance(value, dict):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from milepost.frameworks.torch.known import class_of
 from milepost.frameworks.torch.memory import overlap
 from milepost.frameworks.torch.modules import firsts
 from milepost.frameworks.torch.parts import ATOMS, Opaque, attributes, parts
@@ -25,7 +26,7 @@ def difference(original: nn.Module, rebuilt: nn.Module, *, forgets: bool) -> str
     """
     mine = dict(original.named_modules(remove_duplicate=False))
     theirs = dict(rebuilt.named_modules(remove_duplicate=False))
-    comparison = _Comparison(original, rebuilt, forgets)
+    comparison = Comparison(original, rebuilt, forgets)
     for name in [*mine, *theirs]:
         if name not in mine or name not in theirs:
             where = "" if name in theirs else "not "
@@ -42,11 +43,11 @@ def difference(original: nn.Module, rebuilt: nn.Module, *, forgets: bool) -> str
 
 def called(path: str, module: nn.Module) -> str:
     """A module in a message."""
-    name = type(module).__name__
+    name = class_of(module).__name__
     return f"the module {path!r} ({name})" if path else f"the model ({name})"
 
 
-class _Comparison:
+class Comparison:
     """Compares what two modules hold; what the module around them registers goes by its name."""
 
     def __init__(self, original: nn.Module, rebuilt: nn.Module, forgets: bool) -> None:
@@ -56,8 +57,8 @@ class _Comparison:
         self._met: dict[tuple[int, int], tuple[Any, Any]] = {}
 
     def problem(self, a: nn.Module, b: nn.Module) -> str | None:
-        if type(a) is not type(b):
-            return f"the class {type(b).__name__} instead of {type(a).__name__}"
+        if class_of(a) is not class_of(b):
+            return f"the class {class_of(b).__name__} instead of {class_of(a).__name__}"
         # What a list of parameters prints is their dtypes and devices, which come with the values.
         printed = not isinstance(a, nn.ParameterList | nn.ParameterDict)
         if printed and a.extra_repr() != b.extra_repr():

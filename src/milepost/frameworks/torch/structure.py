@@ -8,6 +8,11 @@ the module is built again from the description and compared.
     {"custom": "Net", "arguments": {...}}                         one that the caller passes
     {"class": "Sequential", "children": [["0", node], ...]}       a container
     {"shared": "encoder"}                                         a module that stands there too
+
+What was put into a module after its constructor had run is in its node as well:
+
+    "parts": [["encoder.fc", node], ...]                          modules
+    "parametrized": [["encoder.fc", "weight", ...], ...]          what computes a tensor
 """
 
 from __future__ import annotations
@@ -20,19 +25,21 @@ import torch
 from torch import nn
 
 from milepost.errors import (
+    DamagedError,
     MilepostError,
     UnsupportedObjectError,
     UsageError,
 )
 from milepost.frameworks.base import ModelParts
+from milepost.frameworks.torch.changes import Places, changes
+from milepost.frameworks.torch.harm import lost, refuse
+from milepost.frameworks.torch.known import DTYPES
 from milepost.frameworks.torch.modules import firsts, get_tensor, set_tensor, ties, unwrapped
-from milepost.frameworks.torch.nodes import Reader, Writer
 from milepost.frameworks.torch.parts import needs_values
 from milepost.frameworks.torch.proof import called, difference
+from milepost.frameworks.torch.reader import Reader
+from milepost.frameworks.torch.writer import Writer
 from milepost.state import LeafSpec
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 def describe(module: nn.Module) -> ModelParts:
@@ -42,32 +49,59 @@ def describe(module: nn.Module) -> ModelParts:
         UnsupportedObjectError: it cannot be built again from that; the message names the
             module, the reason and the ways out.
     """
-    module = unwrapped(module)
-    _refuse_hooks(module)
-    writer = Writer()
-    structure = {
-        "module": writer.node(module, ""),
+    inner = unwrapped(module)
+    refuse(inner)
+    try:
+        structure, problem = _proved(inner)
+    except RecursionError:
+        raise UnsupportedObjectError(
+            f"{called('', inner)} is nested too deeply, or contains itself: save a Checkpoint of "
+            "its parts, which needs no structure"
+        ) from None
+    if problem:
+        raise UnsupportedObjectError(
+            f"{problem}, so the model could not be loaded again. Register its class with "
+            "@milepost.register before it is used, make each argument of the constructor an "
+            "attribute of the same name, set other attributes there only, or save a "
+            "Checkpoint, which needs no structure"
+        )
+    return ModelParts(structure, lost=lost(module))
+
+
+def _proved(module: nn.Module) -> tuple[dict[str, Any], str | None]:
+    """The structure of a module, and in what it is another when it is built again, if it is.
+
+    What was changed after the constructors had run shows when it is built again, and is added.
+    """
+    places: Places = frozenset()
+    while True:
+        writer = Writer(places)
+        structure = _structure(module, writer)
+        try:
+            rebuilt = _built(structure, writer.custom, specs_of(module), is_proof=True)
+        except (UsageError, DamagedError) as error:
+            return structure, str(error)
+        found = changes(module, rebuilt)
+        if found <= places:
+            return structure, difference(module, rebuilt, forgets=writer.forgets)
+        places |= found
+
+
+def _structure(module: nn.Module, writer: Writer) -> dict[str, Any]:
+    node = writer.node(module, "")
+    return {"module": node, **settings(module), "needs": sorted(writer.custom)}
+
+
+def settings(module: nn.Module) -> dict[str, Any]:
+    """What there is to tell of a module beside what its constructors make; `settle` reads it."""
+    return {
         "evaluation": [name for name, part in module.named_modules() if not part.training],
         "frozen": [name for name, p in module.named_parameters() if not p.requires_grad],
         "ties": ties(module),
         "shared_buffers": _shared_buffers(module),
         "unsaved_buffers": _unsaved_buffers(module),
         "default_dtype": _name(torch.get_default_dtype()),
-        "needs": sorted(writer.custom),
     }
-    try:
-        rebuilt = build(structure, {}, writer.custom, _specs(module))
-    except UsageError as error:
-        problem: str | None = str(error)
-    else:
-        problem = difference(module, rebuilt, forgets=writer.forgets)
-    if problem:
-        raise UnsupportedObjectError(
-            f"{problem}, so the model could not be loaded again. Make each argument of the "
-            "constructor an attribute of the same name, set other attributes there only, or "
-            "save a Checkpoint, which needs no structure"
-        )
-    return ModelParts(structure)
 
 
 def build(
@@ -84,9 +118,30 @@ def build(
     Raises:
         UnknownClassError: it needs a class that was not passed.
         UsageError: a constructor failed; the message has its reason.
+        DamagedError: the structure is none that `describe` makes.
     """
-    with _default_dtype(structure.get("default_dtype")):
-        module = _made(structure, custom_objects)
+    return _built(structure, custom_objects, specs)
+
+
+def _built(
+    structure: Mapping[str, Any],
+    custom_objects: Mapping[str, Any],
+    specs: Mapping[str, LeafSpec] | None,
+    *,
+    is_proof: bool = False,
+) -> nn.Module:
+    with default_dtype(structure.get("default_dtype")):
+        module = _made(structure, custom_objects, specs, is_proof)
+    try:
+        return settle(module, structure, specs)
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise DamagedError(f"the model's structure is malformed: {error!r:.200}") from error
+
+
+def settle(
+    module: nn.Module, structure: Mapping[str, Any], specs: Mapping[str, LeafSpec] | None
+) -> nn.Module:
+    """Give a module, fresh from its constructor, the settings that were saved."""
     for name, first in structure["ties"].items():
         _tie(module, name, first)
     if "shared_buffers" in structure:
@@ -103,26 +158,42 @@ def build(
     return module
 
 
-def _made(structure: Mapping[str, Any], custom_objects: Mapping[str, Any]) -> nn.Module:
-    reader = Reader(custom_objects, "meta")
+def _made(
+    structure: Mapping[str, Any],
+    custom_objects: Mapping[str, Any],
+    specs: Mapping[str, LeafSpec] | None,
+    is_proof: bool,
+) -> nn.Module:
+    reader = Reader(custom_objects, "meta", specs)
     try:
         module = reader.module(structure["module"], "")
         # Buffers that are shared would be two once they are given values.
-        if not structure.get("shared_buffers") and not (
-            reader.used_custom and needs_values(module)
-        ):
+        needs = reader.may_need_values and needs_values(module)
+        if not (needs or structure.get("shared_buffers")):
+            return module
+        # What is no part of the file gets no memory: the restore will be refused.
+        if not is_proof and not _fits(module, specs):
             return module
     except MilepostError:
         raise
     except Exception as error:  # whatever a class of the user's raises
-        if not reader.used_custom:
+        if not reader.may_need_values:
             raise _cannot_build(reader, error) from error
-    # A class of the user's may read or compute values that no file has: let it.
-    reader = Reader(custom_objects, "cpu")
+    # A class of the user's, or a parametrisation, may compute values that no file has: let it.
+    reader = Reader(custom_objects, "cpu", specs)
     try:
         return reader.module(structure["module"], "")
+    except MilepostError:
+        raise
     except Exception as error:
         raise _cannot_build(reader, error) from error
+
+
+def _fits(module: nn.Module, specs: Mapping[str, LeafSpec] | None) -> bool:
+    """Whether the file has every tensor of a module, in its size."""
+    return specs is None or all(
+        name in specs and specs[name].shape == spec.shape for name, spec in specs_of(module).items()
+    )
 
 
 def _cannot_build(reader: Reader, error: Exception) -> UsageError:
@@ -133,11 +204,11 @@ def _cannot_build(reader: Reader, error: Exception) -> UsageError:
 
 
 @contextlib.contextmanager
-def _default_dtype(name: str | None) -> Iterator[None]:
+def default_dtype(name: str | None) -> Iterator[None]:
     """Constructors compute in the dtype that was PyTorch's default when the model was saved."""
-    before, dtype = torch.get_default_dtype(), getattr(torch, str(name), None)
+    before, dtype = torch.get_default_dtype(), DTYPES.get(str(name))
     try:
-        if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
+        if dtype is not None and dtype.is_floating_point:
             torch.set_default_dtype(dtype)
         yield
     finally:
@@ -174,15 +245,15 @@ def _unsaved_buffers(module: nn.Module) -> dict[str, str]:
     return {name: _name(buffer.dtype) for name, buffer in named if name not in saved}
 
 
-def _specs(module: nn.Module) -> dict[str, LeafSpec]:
+def specs_of(module: nn.Module) -> dict[str, LeafSpec]:
     state = module.state_dict().items()
     tensors = {name: t for name, t in state if isinstance(t, torch.Tensor)}
     return {name: LeafSpec(_name(t.dtype), tuple(t.shape)) for name, t in tensors.items()}
 
 
 def _adopt_dtype(module: nn.Module, name: str, wanted: str) -> None:
-    tensor, dtype = get_tensor(module, name), getattr(torch, wanted, None)
-    if tensor is None or not isinstance(dtype, torch.dtype) or tensor.dtype == dtype:
+    tensor, dtype = get_tensor(module, name), DTYPES.get(wanted)
+    if tensor is None or dtype is None or tensor.dtype == dtype:
         return
     if not _has_gradients(dtype):
         tensor.requires_grad_(False)
@@ -195,16 +266,3 @@ def _has_gradients(dtype: torch.dtype) -> bool:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _refuse_hooks(module: nn.Module) -> None:
-    for path, part in module.named_modules():
-        own = any(getattr(part, kind, None) for kind in _HOOKS)
-        tensors = [
-            t for t in (*part._parameters.values(), *part._buffers.values()) if t is not None
-        ]
-        if own or any(getattr(tensor, kind, None) for tensor in tensors for kind in _TENSOR_HOOKS):
-            raise UnsupportedObjectError(
-                f"{called(path, part)} has hooks, which are code and cannot be saved: remove "
-                "them first, or save a Checkpoint, which needs no structure"
-            )
