@@ -58,6 +58,34 @@ def test_a_model_file(cli, tmp_path):
     assert cli("show", "model", "--json").json["framework"] == "torch"
 
 
+def test_a_model_that_says_what_it_takes(cli, tmp_path):
+    save_model(
+        nn.Linear(3, 2), tmp_path / "model", example=torch.ones(2, 3), labels=["no", "yes"], step=9
+    )
+    out = cli("show", "model").out
+    for line in (
+        "inputs:    input float32[?, 3]",
+        "outputs:   output float32[?, 2]",
+        "labels:    no, yes",
+        "step:      9",
+        "example:   yes",
+    ):
+        assert f"  {line}\n" in out
+    document = cli("show", "model", "--json").json
+    assert document["inputs"] == [{"name": "input", "dtype": "float32", "shape": [None, 3]}]
+    assert list(document["leaves"]) == ["weight", "bias"]
+
+
+def test_a_model_card(cli, tmp_path, store):
+    save_model(nn.Linear(3, 2), tmp_path / "model", license="mit", notes="\x1b[31mred\n\nline")
+    out = cli("show", "model", "--card").out
+    assert out.startswith('---\nlicense: "mit"\n')
+    assert "\\x1b[31mred\n\nline\n" in out  # what a terminal would obey is escaped
+    finished = cli("show", store, "--card")
+    assert (finished.status, finished.out) == (2, "")
+    assert "holds no model's structure" in finished.err
+
+
 def test_any_safetensors_file(cli, tmp_path):
     save_file({"a/b": np.zeros(3), "a/c": np.zeros((2, 2), np.int8)}, tmp_path / "x", {"by": "me"})
     out = cli("show", "x").out

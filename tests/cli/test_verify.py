@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from safetensors.numpy import save_file
 from torch import nn
 
 import milepost
-from milepost import save_model
+import milepost.frameworks.torch
+from milepost import frameworks, save_model
 
 
 def flip(path, position=-1):
@@ -62,3 +64,31 @@ def test_what_cannot_be_verified(cli, tmp_path):
     assert (finished.status, finished.out) == (3, "")
     assert "has no step 9; it has 1" in finished.err
     assert cli("verify", ".").status == 2
+
+
+def test_a_replay(cli, tmp_path):
+    save_model(nn.Linear(2, 2), tmp_path / "model", example=torch.ones(3, 2))
+    finished = cli("verify", "model", "--replay")
+    assert (finished.status, finished.err) == (0, "")
+    last = finished.out.splitlines()[-1]
+    assert last == "predicts as when it was saved: equal to the last bit, tolerance 0"
+    replayed = {"difference": 0.0, "tolerance": 0.0, "reason": ""}
+    assert cli("verify", "model", "--replay", "--json").json["replay"] == replayed
+    replayed = {"difference": 0.0, "tolerance": 1e-4, "reason": "asked for"}
+    assert cli("verify", "model", "--replay", "--close", "--json").json["replay"] == replayed
+
+
+def test_a_model_that_predicts_differently(cli, tmp_path, monkeypatch):
+    given = frameworks.torch.predict
+    monkeypatch.setattr(frameworks.torch, "predict", lambda m, x: given(m, x) + 1e-3)
+    save_model(nn.Linear(2, 2), tmp_path / "model", example=torch.ones(3, 2))
+    finished = cli("verify", "model", "--replay")
+    assert (finished.status, finished.out) == (8, "")
+    assert "predicts differently: outputs is off by" in finished.err
+
+
+def test_nothing_to_replay(cli, tmp_path):
+    save_model(nn.Linear(2, 2), tmp_path / "model")
+    finished = cli("verify", "model", "--replay")
+    assert (finished.status, finished.out) == (2, "")
+    assert "has no example to replay" in finished.err

@@ -14,8 +14,9 @@ from milepost.cli.output import echo, echo_columns, echo_json, human_size, human
 @click.command()
 @click.argument("path")
 @click.option("--step", type=STEP, help=f"{STEP_HELP} [latest]")
+@click.option("--card", is_flag=True, help="Print a model card: Markdown for a model's README.")
 @as_json
-def show(path: str, step: int | str | None, as_json: bool) -> None:
+def show(path: str, step: int | str | None, card: bool, as_json: bool) -> None:
     """Show the leaves of PATH as a tree: dtype, shape, size, plain values.
 
     PATH is a store, a model file, or any safetensors file. Only headers are read, no framework
@@ -26,7 +27,12 @@ def show(path: str, step: int | str | None, as_json: bool) -> None:
       milepost show runs/digits
       milepost show runs/digits --step best:val_accuracy
       milepost show digits.safetensors --json
+      milepost show digits.safetensors --card > README.md
     """
+    if card:
+        for line in milepost.model_card(path).splitlines():
+            echo(line)
+        return
     opened = milepost.open(path)
     if isinstance(opened, milepost.Store):
         snapshot: milepost.Snapshot = opened.open_step("latest" if step is None else step)
@@ -66,9 +72,19 @@ def _print(snapshot: milepost.Snapshot) -> None:
 
 
 def _one_line(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
     if isinstance(value, dict):
         return ", ".join(f"{name} {human_value(item)}" for name, item in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(_item, value)) if isinstance(value, list) else str(value)
+
+
+def _item(value: Any) -> str:
+    """An input or output of a signature, `input float32[?, 4]`, or whatever else is listed."""
+    if not isinstance(value, dict):
+        return str(value)
+    sizes = ", ".join("?" if size is None else str(size) for size in value["shape"] or ())
+    return f"{value['name']} {value['dtype']}" + ("" if value["shape"] is None else f"[{sizes}]")
 
 
 def _tree(snapshot: milepost.Snapshot) -> list[list[str]]:

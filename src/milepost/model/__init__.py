@@ -1,7 +1,9 @@
 """Whole models in one file."""
 
-from milepost.model.load import load_model
+from milepost.model.card import model_card
+from milepost.model.example import Replay
+from milepost.model.load import load_model, replay
 from milepost.model.report import ModelReport
 from milepost.model.save import save_model
 
-__all__ = ["ModelReport", "load_model", "save_model"]
+__all__ = ["ModelReport", "Replay", "load_model", "model_card", "replay", "save_model"]

@@ -83,7 +83,7 @@ class Replay:
         return f"{found}, tolerance {self.tolerance:.2g}{because}"
 
 
-def replay(
+def predict_again(
     framework: Any,
     model: Any,
     example: Example,
