@@ -16,8 +16,22 @@ import numpy as np
 from milepost import tree
 from milepost.frameworks import pytrees
 from milepost.frameworks.base import Capture, Saved
+from milepost.frameworks.equinox.predict import export, predict, surroundings
+from milepost.frameworks.equinox.structure import build, describe
 from milepost.state import join
 from milepost.tree import Structure, key_text
+
+__all__ = [
+    "apply",
+    "build",
+    "capture",
+    "copied",
+    "describe",
+    "export",
+    "handles",
+    "predict",
+    "surroundings",
+]
 
 
 def handles(value: Any) -> bool:

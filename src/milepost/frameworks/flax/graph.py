@@ -1,6 +1,6 @@
-"""Flax NNX: modules, optimizers, metrics and random streams, under NNX's own paths.
+"""The state of what is Flax NNX's: modules, optimizers, metrics and random streams.
 
-Linen needs nothing of its own: its parameters and its TrainState are pytrees.
+Its leaves have NNX's own paths.
 """
 
 from __future__ import annotations
@@ -16,33 +16,29 @@ from milepost.state import join
 from milepost.tree import Structure, children
 
 
-def handles(value: Any) -> bool:
-    return isinstance(value, nnx.Pytree | nnx.Variable)
-
-
 def capture(value: Any, name: str, capture: Capture) -> Structure:
     if isinstance(value, nnx.Variable):
-        return capture.child(name, _raw_value(value))
+        return capture.child(name, raw_value(value))
     # Two paths of one text are two leaves of one name, which `capture.leaf` refuses.
-    parts = [[key, capture.child(join(name, key), part)] for key, _, part in _state(value)]
+    parts = [[key, capture.child(join(name, key), part)] for key, _, part in flat_state(value)]
     return {"object": parts, "class": f"{type(value).__module__}.{type(value).__qualname__}"}
 
 
 def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
     if isinstance(value, nnx.Variable):
-        saved.later(_set_raw_value, value, saved.child(name, _raw_value(value), node))
+        saved.later(_set_raw_value, value, saved.child(name, raw_value(value), node))
         return value
     nodes = dict(children(node))
     restored = [
         (path, saved.child(join(name, key), part, nodes.get(key)))
-        for key, path, part in _state(value)
+        for key, path, part in flat_state(value)
     ]
     # The parts are copies; this puts their values into the live variables.
     saved.later(nnx.update, value, nnx.from_flat_state(restored))
     return value
 
 
-def _raw_value(variable: Any) -> Any:
+def raw_value(variable: Any) -> Any:
     """A variable's value in containers of its own, past the hooks that reading it would run."""
     raw = variable.get_raw_value()
     if is_array_ref(raw):
@@ -59,7 +55,7 @@ def _set_raw_value(variable: Any, value: Any) -> None:
         variable.set_raw_value(value)
 
 
-def _state(value: Any) -> list[tuple[str, Any, Any]]:
+def flat_state(value: Any) -> list[tuple[str, Any, Any]]:
     """(path as text, path, variable or array), each shared one once."""
     return [
         ("/".join(map(str, path)), path, part) for path, part in nnx.to_flat_state(nnx.state(value))

@@ -19,8 +19,23 @@ from milepost.dtypes import Array
 from milepost.errors import UnsupportedObjectError
 from milepost.frameworks import pytrees
 from milepost.frameworks.base import Capture, Saved
+from milepost.frameworks.jax.functions import build, describe, export, predict, surroundings
+from milepost.frameworks.pytrees.keys import generator_of
 from milepost.state import Rule, join
 from milepost.tree import Structure
+
+__all__ = [
+    "ARRAYS",
+    "apply",
+    "build",
+    "capture",
+    "copied",
+    "describe",
+    "export",
+    "handles",
+    "predict",
+    "surroundings",
+]
 
 _BUILTIN = (dict, list, tuple, type(None))
 
@@ -131,7 +146,7 @@ def _capture_key(value: Any, name: str, capture: Capture) -> Structure:
     else:
         data = jax.random.key_data(value)
     capture.leaf(join(name, "data"), data)
-    capture.leaf(join(name, "generator"), str(_generator(value)))
+    capture.leaf(join(name, "generator"), str(generator_of(value)))
     capture.rule(name, Rule(0))
     capture.rule(join(name, "generator"), Rule.FIXED)
     return {
@@ -145,14 +160,7 @@ def _apply_key(value: Any, name: str, saved: Saved) -> Any:
         return value
     with _place(value) as sharding:
         data = jax.numpy.asarray(saved.leaves[join(name, "data")])
-        return jax.device_put(jax.random.wrap_key_data(data, impl=_generator(value)), sharding)
-
-
-def _generator(key: Any) -> Any:
-    """The generator of a key, real or abstract, as JAX names it."""
-    found = []
-    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), key)
-    return found[0]
+        return jax.device_put(jax.random.wrap_key_data(data, impl=generator_of(value)), sharding)
 
 
 class AbstractLeaf:
