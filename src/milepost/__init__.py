@@ -25,10 +25,15 @@ if TYPE_CHECKING:
     from milepost.errors import MilepostError as MilepostError
     from milepost.frameworks.random import RandomState as RandomState
     from milepost.model import ModelReport as ModelReport
+    from milepost.model import Replay as Replay
     from milepost.model import load_model as load_model
+    from milepost.model import model_card as model_card
+    from milepost.model import replay as replay
     from milepost.model import save_model as save_model
     from milepost.opening import open as open
     from milepost.opening import verify as verify
+    from milepost.prediction import LoadedProgram as LoadedProgram
+    from milepost.prediction import load_program as load_program
     from milepost.registry import register as register
     from milepost.snapshot import Damage as Damage
     from milepost.snapshot import LazyArray as LazyArray
@@ -50,6 +55,9 @@ _HOMES = {
     "save_state": "milepost.checkpoint",
     # Whole models
     "load_model": "milepost.model",
+    "load_program": "milepost.prediction",
+    "model_card": "milepost.model",
+    "replay": "milepost.model",
     "register": "milepost.registry",
     "save_model": "milepost.model",
     # Anything on disk
@@ -61,7 +69,9 @@ _HOMES = {
     # What these return, and raise
     "Damage": "milepost.snapshot",
     "MilepostError": "milepost.errors",
+    "LoadedProgram": "milepost.prediction",
     "ModelReport": "milepost.model",
+    "Replay": "milepost.model",
     "RestorePlan": "milepost.checkpoint",
     "SaveReport": "milepost.store",
     "errors": "milepost.errors:",

@@ -6,7 +6,7 @@ import os
 from typing import TypeAlias
 
 from milepost.errors import PathNotFoundError
-from milepost.formats import open_source
+from milepost.formats import open_source, sharded
 from milepost.snapshot import Damage, Snapshot, closing_on_error
 from milepost.storage.local import LocalStorage, open_file
 from milepost.store import Store, verify_store
@@ -15,7 +15,9 @@ Path: TypeAlias = str | os.PathLike[str]
 
 
 def open(path: Path) -> Snapshot | Store:
-    """Open a store's folder, or a file of any format that milepost reads.
+    """Open a store's folder, a file of any format that milepost reads, or a model's folder.
+
+    A model's folder has the Hugging Face Hub's layout: one file, or shards and their index.
 
     Returns a `Store` (`store.steps`, `store[7]`, `store.latest`), or a `Snapshot`, a lazy
     mapping from the names of leaves to arrays and plain values. Nothing of it is run, no
@@ -30,7 +32,11 @@ def open(path: Path) -> Snapshot | Store:
     if not os.path.lexists(path):
         raise PathNotFoundError(f"{path} does not exist")
     if os.path.isdir(path):
+        if sharded.is_folder(path):
+            return sharded.open_folder(path)
         return Store.open(LocalStorage(path))
+    if path.endswith(sharded.INDEX_SUFFIX):
+        return sharded.open_index(path)
     source = open_file(path)
     with closing_on_error([source]):
         return open_source(source)

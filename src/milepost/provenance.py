@@ -16,7 +16,10 @@ from milepost.errors import UsageError
 from milepost.limits import is_writable, shown
 
 # Packages whose version is recorded, if the program has imported them.
-_RECORDED = ("numpy", "keras", "tensorflow", "torch", "jax", "flax", "optax", "equinox")
+_RECORDED = (
+    *("numpy", "keras", "tensorflow", "torch", "jax", "flax", "optax", "equinox"),
+    "transformers",
+)
 
 
 def versions() -> dict[str, str]:

@@ -4,26 +4,34 @@ Its `__metadata__` holds the key `milepost`: a sealed JSON document with the str
 leaves' records and digests, ties, versions, and what else there is to know. Plain values are
 in the document; arrays are the file's tensors, under the leaves' own names; assets (a
 vocabulary) are `U8` tensors whose names begin with `assets/`.
+
+A model may lie in several such files, shards. The document is in the first; each other has a
+sealed `{"number": 2, "of": "<digest of the document>"}` under the same key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
-from milepost import dtypes, program, record, sealed
-from milepost.container import Header
+from milepost import digest, dtypes, program, record, sealed
+from milepost.container import Header, TensorEntry
 from milepost.errors import DamagedError
 from milepost.formats import example
+from milepost.formats.about import checked_signature, decode_about, encode_about
 from milepost.formats.example import Example
 from milepost.program import Program
 from milepost.record import ArrayRecord, PlainRecord, Record
 from milepost.source import ByteSource
 
 KEY = "milepost"
-KIND = "model"
+KIND, SHARD = "model", "shard"
 ASSETS = "assets/"
+# The frameworks whose leaves have the names and shapes of PyTorch's state_dict.
+_PYTORCH = ("torch", "transformers")
+# A file: its header, and what to read it from.
+Part: TypeAlias = tuple[Header, ByteSource]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,7 @@ class ModelDocument:
         lost: what the live model had and the file has not, a sentence each.
         example: inputs and outputs.
         program: the model as a portable program.
+        shards: how many files its tensors lie in; this document is in the first.
     """
 
     framework: str
@@ -56,6 +65,7 @@ class ModelDocument:
     lost: tuple[str, ...] = ()
     example: Example | None = None
     program: Program | None = None
+    shards: int = 1
 
 
 def encode(document: ModelDocument) -> dict[str, str]:
@@ -74,33 +84,57 @@ def encode(document: ModelDocument) -> dict[str, str]:
         "versions": dict(document.versions),
     }
     optional: dict[str, Any] = {
-        "about": dict(document.about),
+        "about": encode_about(document.about),
         "signature": dict(document.signature),
         "lost": list(document.lost),
         "example": example.encode(document.example) if document.example else None,
         "program": program.encode(document.program) if document.program else None,
+        "shards": document.shards if document.shards > 1 else None,
     }
     body |= {key: value for key, value in optional.items() if value}
-    return {KEY: sealed.seal(KIND, body).decode()}
+    return _labelled(document.framework) | {KEY: sealed.seal(KIND, body).decode()}
 
 
-def decode(header: Header, source: ByteSource) -> ModelDocument:
-    """The document in a header, checked against the tensors beside it.
+def encode_shard(first: Mapping[str, str], number: int) -> dict[str, str]:
+    """The `__metadata__` of a shard that is not the first, whose `__metadata__` is given."""
+    label = {key: value for key, value in first.items() if key != KEY}
+    return label | {KEY: sealed.seal(SHARD, {"number": number, "of": _identity(first)}).decode()}
+
+
+def _identity(first: Mapping[str, str]) -> str:
+    """What tells shards of one save from those of another."""
+    return digest.digest(first[KEY].encode("utf-8", "surrogatepass"))
+
+
+def _labelled(framework: str) -> dict[str, str]:
+    """What the loaders of Transformers and Diffusers want to see in a file of PyTorch's tensors."""
+    return {"format": "pt"} if framework in _PYTORCH else {}
+
+
+def decode(*parts: Part) -> ModelDocument:
+    """The document in the first of these files, checked against the tensors in all of them.
 
     Raises:
         DamagedError: they do not agree, or it is no document.
         VersionError: a newer milepost wrote it.
     """
+    header, source = parts[0]
     body = sealed.unseal(KIND, header.metadata[KEY].encode("utf-8", "surrogatepass"), source.name)
+    _check_parts(body, parts)
+    tensors = {
+        name: (number, entry)
+        for number, (part, _) in enumerate(parts)
+        for name, entry in part.tensors.items()
+    }
     try:
         leaves = dict(body["leaves"])
         ties = {name: item["tied"] for name, item in leaves.items() if "tied" in item}
         records = {
-            name: _decode_leaf(header, source, name, item)
+            name: _decode_leaf(tensors, parts, name, item)
             for name, item in leaves.items()
             if name not in ties
         }
-        _check_complete(header, records)
+        _check_complete(tensors, records)
         everything = {name: records[ties.get(name, name)] for name in leaves}
         stored, portable = body.get("example"), body.get("program")
         return ModelDocument(
@@ -110,11 +144,12 @@ def decode(header: Header, source: ByteSource) -> ModelDocument:
             ties,
             dict(body["metadata"]),
             dict(body["versions"]),
-            about=dict(body.get("about", {})),
-            signature=dict(body.get("signature", {})),
+            about=decode_about(body.get("about", {})),
+            signature=checked_signature(body.get("signature", {})),
             lost=tuple(map(str, body.get("lost", ()))),
             example=example.decode(stored) if stored else None,
             program=_program(portable, everything) if portable else None,
+            shards=len(parts),
         )
     except DamagedError as error:
         raise DamagedError(f"{source.name} is damaged: {error}") from None
@@ -130,20 +165,52 @@ def _program(encoded: Mapping[str, Any], records: Mapping[str, Record]) -> Progr
     return decoded
 
 
-def _decode_leaf(header: Header, source: ByteSource, name: str, item: Any) -> Record:
-    entry = header.tensors.get(name)
-    decoded = record.decode(item, name, [source.size], start=entry.offset if entry else 0)
+def _check_parts(body: Mapping[str, Any], parts: tuple[Part, ...]) -> None:
+    """Whether these are all files of one save, in order, with no `__metadata__` but milepost's."""
+    first, source = parts[0]
+    count = body.get("shards", 1)
+    if len(parts) != count:
+        raise DamagedError(
+            f"{source.name} is the first of {count} files of a model, and {len(parts)} are here: "
+            "open the folder that holds them all, as it was saved"
+        )
+    label = _labelled(str(body.get("framework")))
+    for number, (header, file) in enumerate(parts, 1):
+        # A file of before had no label. Nothing else is beside the document, so that no flipped
+        # bit goes unnoticed.
+        more = {key: value for key, value in header.metadata.items() if key != KEY}
+        if more not in ({}, label):
+            raise DamagedError(f"{file.name} is damaged: its __metadata__ holds {more!r:.200}")
+        if number == 1:
+            continue
+        text = header.metadata.get(KEY, "").encode("utf-8", "surrogatepass")
+        shard = sealed.unseal(SHARD, text, file.name)
+        if shard.get("of") != _identity(first.metadata) or shard.get("number") != number:
+            raise DamagedError(
+                f"{file.name} belongs to another save than {source.name}: put back the files "
+                "that were saved together"
+            )
+
+
+def _decode_leaf(
+    tensors: Mapping[str, tuple[int, TensorEntry]], parts: tuple[Part, ...], name: str, item: Any
+) -> Record:
+    number, entry = tensors.get(name, (0, None))
+    size = parts[number][1].size
+    decoded = record.decode(item, name, [size], start=entry.offset if entry else 0)
     if isinstance(decoded, ArrayRecord):
         if entry is None:
             raise DamagedError(f"the tensor of leaf {name!r} is missing")
         if (entry.code, entry.shape) != dtypes.container_type(decoded.dtype, decoded.shape):
             raise DamagedError(f"leaf {name!r} should be {decoded.spec}, its tensor is not")
+        chunks = tuple(replace(chunk, file=number) for chunk in decoded.chunks)
+        decoded = ArrayRecord(decoded.dtype, decoded.shape, chunks)
     return decoded
 
 
-def _check_complete(header: Header, records: Mapping[str, Record]) -> None:
+def _check_complete(tensors: Iterable[str], records: Mapping[str, Record]) -> None:
     arrays = {name for name, item in records.items() if not isinstance(item, PlainRecord)}
-    strangers = header.tensors.keys() - arrays
+    strangers = set(tensors) - arrays
     if strangers:
         raise DamagedError(
             f"it has the tensor {min(strangers)!r}, which its document does not know"

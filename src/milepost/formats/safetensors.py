@@ -8,6 +8,7 @@ from typing import Any
 from milepost import container, dtypes
 from milepost.container import Header, TensorEntry
 from milepost.formats import model_file
+from milepost.formats.model_file import Part
 from milepost.record import ArrayRecord, Chunk, chunk_boxes
 from milepost.snapshot import Description, Snapshot
 from milepost.source import ByteSource
@@ -28,34 +29,54 @@ def open_source(source: ByteSource) -> Snapshot:
         VersionError: a newer milepost wrote it.
     """
     header = container.read_header(source)
-    if f'"{model_file.KIND}":' in header.metadata.get(model_file.KEY, "")[:160]:
-        return ModelSnapshot(header, source)
-    records = {name: _record(entry) for name, entry in header.tensors.items()}
+    if is_model(header):
+        return ModelSnapshot((header, source))
+    records = {name: plain_record(entry) for name, entry in header.tensors.items()}
     return Snapshot(source.name, records, [source], Description("safetensors", header.metadata))
 
 
-class ModelSnapshot(Snapshot):
-    """A model file: its leaves, and the document that tells how to rebuild the model."""
+def is_model(header: Header) -> bool:
+    """Whether the document of a model file is in this one."""
+    return f'"{model_file.KIND}":' in header.metadata.get(model_file.KEY, "")[:160]
 
-    def __init__(self, header: Header, source: ByteSource) -> None:
-        self.document = model_file.decode(header, source)
-        self.header = header
+
+class ModelSnapshot(Snapshot):
+    """A model: its leaves, and the document that tells how to rebuild it.
+
+    It lies in one file, or in several, the one with the document first. `name` is what
+    messages call it, if it is not the name of the file.
+    """
+
+    def __init__(self, *parts: Part, name: str | None = None) -> None:
+        self.document = model_file.decode(*parts)
+        files = [source for _, source in parts]
         info = ObjectInfo(self.document.framework)
         description = Description("milepost model", self.document.metadata, {"": info})
-        super().__init__(source.name, self.document.records, [source], description)
+        super().__init__(name or files[0].name, self.document.records, files, description)
+
+    @property
+    def files(self) -> list[str]:
+        """The paths of its files."""
+        return [file.name for file in self._files]
 
     def facts(self) -> dict[str, Any]:
+        document = self.document
         return {
             "format": self.description.format,
-            "framework": self.document.framework,
-            "needs": list(self.document.structure.get("needs", ())),
+            "framework": document.framework,
+            "needs": list(document.structure.get("needs", ())),
+            **document.about,
+            **document.signature,
+            "example": document.example is not None,
+            "program": document.program.kind if document.program else "",
+            "lost": list(document.lost),
             "metadata": dict(self.metadata),
-            "versions": dict(self.document.versions),
+            "versions": dict(document.versions),
             "bytes": self.nbytes,
         }
 
 
-def _record(entry: TensorEntry) -> ArrayRecord:
+def plain_record(entry: TensorEntry, file: int = 0) -> ArrayRecord:
     """A tensor without digests, in chunks so that a slice need not read all of it.
 
     Elements of less than a byte, which NumPy does not have, come packed as they lie: as bytes.
@@ -67,6 +88,6 @@ def _record(entry: TensorEntry) -> ArrayRecord:
     chunks, position = [], entry.offset
     for offset, shape in chunk_boxes(whole, itemsize):
         nbytes = math.prod(shape) * itemsize
-        chunks.append(Chunk(offset, shape, None, None, 0, position, nbytes))
+        chunks.append(Chunk(offset, shape, None, None, file, position, nbytes))
         position += nbytes
     return ArrayRecord(dtype, whole, tuple(chunks))

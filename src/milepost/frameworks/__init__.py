@@ -25,8 +25,9 @@ GROUP = "milepost.frameworks"
 _OURS = (
     ("milepost", "milepost.frameworks.random"),
     ("keras", "milepost.frameworks.keras"),
-    ("flax.nnx", "milepost.frameworks.flax"),
+    ("flax", "milepost.frameworks.flax"),
     ("equinox", "milepost.frameworks.equinox"),
+    ("transformers", "milepost.frameworks.transformers"),
     ("torch", "milepost.frameworks.torch"),
     ("tensorflow", "milepost.frameworks.tensorflow"),
     ("jax", "milepost.frameworks.jax"),

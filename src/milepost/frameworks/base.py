@@ -19,6 +19,7 @@ and some of these, where they apply:
     surroundings(model) -> {name: value}        on what its predictions' bits depend, beside
                                                 versions: the backend, the kind of device
     export(model, inputs, names) -> Program     the model as a portable program
+    hub_files(structure) -> {name: bytes}       what the Hugging Face Hub keeps beside weights
     copied(value, copied) -> value              the same with containers and arrays of its own
 
 `apply` returns the object, to be changed in place where it can be changed; what cannot be

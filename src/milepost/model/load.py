@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,18 +13,17 @@ from milepost.errors import (
     MissingPackageError,
     RestoreRefusedError,
     UnknownClassError,
-    UnknownFormatError,
     UsageError,
     VersionError,
 )
-from milepost.formats import model_file, open_source
+from milepost.formats import model_file
 from milepost.formats.safetensors import ModelSnapshot
-from milepost.model.example import Replay
-from milepost.model.example import replay as run_again
+from milepost.model.example import Replay, predict_again
 from milepost.model.names import Names
+from milepost.model.opened import open_model
 from milepost.model.randomness import unchanged_random_state
-from milepost.snapshot import Snapshot, closing_on_error
-from milepost.storage.local import open_file
+from milepost.opening import Path
+from milepost.snapshot import Snapshot
 
 # Which package rebuilds a model, and how to get it.
 _PACKAGES = {
@@ -39,7 +37,7 @@ _PACKAGES = {
 
 
 def load_model(
-    path: str | os.PathLike[str],
+    path: Path,
     *,
     custom_objects: Mapping[str, Any] | None = None,
     replay: bool | str = False,
@@ -72,41 +70,46 @@ def load_model(
     """
     if replay not in (True, False, "close"):
         raise UsageError(f"replay must be True, False or 'close': found {replay!r}")
-    source = open_file(os.path.abspath(os.fspath(path)))
-    with closing_on_error([source]):
-        snapshot = open_source(source)
-    with snapshot:
-        if not isinstance(snapshot, ModelSnapshot):
-            raise UnknownFormatError(
-                f"{snapshot.name} is a {snapshot.description.format} file without a model's "
-                "structure: expected one that save_model wrote"
-            )
-        framework = framework_of(snapshot)
-        try:
-            model = _build(framework, snapshot, Names(custom_objects or {}, trust=trust))
-        except UnknownClassError as error:
-            raise UnknownClassError(f"{error}{_ways_out(snapshot)}") from None
+    with open_model(path) as snapshot:
+        framework, model = _loaded(snapshot, Names(custom_objects or {}, trust=trust))
         if replay:
-            replay_example(framework, model, snapshot, close=replay == "close")
+            _replayed(framework, model, snapshot, close=replay == "close")
         return model
 
 
-def replay_example(
-    framework: Any, model: Any, snapshot: ModelSnapshot, *, close: bool = False
+def replay(
+    path: Path,
+    *,
+    custom_objects: Mapping[str, Any] | None = None,
+    close: bool = False,
+    trust: bool = False,
 ) -> Replay:
-    """Predict on the example of a file, and compare.
+    """Load a model, predict on the example of its file, and tell how far off that is.
 
-    Raises:
-        UsageError: it has none.
-        DifferentPredictionError: the model predicts differently.
+    Takes what `load_model` takes, and raises as it does with `replay=True`.
     """
+    with open_model(path) as snapshot:
+        framework, model = _loaded(snapshot, Names(custom_objects or {}, trust=trust))
+        return _replayed(framework, model, snapshot, close=close)
+
+
+def _loaded(snapshot: ModelSnapshot, names: Names) -> tuple[Any, Any]:
+    """A file's framework, and its model."""
+    framework = _framework(snapshot)
+    try:
+        return framework, _build(framework, snapshot, names)
+    except UnknownClassError as error:
+        raise UnknownClassError(f"{error}{_ways_out(snapshot)}") from None
+
+
+def _replayed(framework: Any, model: Any, snapshot: ModelSnapshot, *, close: bool) -> Replay:
     document = snapshot.document
     if document.example is None:
         raise UsageError(
             f"{snapshot.name} has no example to replay: save it with save_model(..., example=x)"
         )
     with unchanged_random_state():
-        return run_again(
+        return predict_again(
             framework, model, document.example, document.versions, snapshot.name, close=close
         )
 
@@ -159,7 +162,7 @@ def _bytes(snapshot: Snapshot, name: str) -> bytes:
     return np.asarray(snapshot.read(name)).tobytes()
 
 
-def framework_of(snapshot: ModelSnapshot) -> Any:
+def _framework(snapshot: ModelSnapshot) -> Any:
     """Our module for a file's framework, which imports that: it is what was asked for.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from milepost.errors import UnknownFormatError
+from milepost.errors import NotAStoreError, UnknownFormatError
 from milepost.formats.safetensors import ModelSnapshot
 from milepost.opening import Path
 from milepost.opening import open as open_path
@@ -16,7 +16,10 @@ def open_model(path: Path) -> ModelSnapshot:
         UnknownFormatError: it is something else.
         PathNotFoundError, DamagedError, VersionError: as `milepost.open` raises them.
     """
-    opened = open_path(path)
+    try:
+        opened = open_path(path)
+    except NotAStoreError as error:  # a folder of something else
+        raise UnknownFormatError(f"expected what save_model wrote: {error}") from None
     if isinstance(opened, ModelSnapshot):
         return opened
     if isinstance(opened, Snapshot):

@@ -15,10 +15,12 @@ from milepost.errors import UnsupportedObjectError, UsageError
 from milepost.formats import model_file
 from milepost.formats.model_file import ModelDocument
 from milepost.frameworks.base import ModelParts, capture_objects
+from milepost.model import portable
 from milepost.model.about import about
 from milepost.model.example import make_example, signature
 from milepost.model.randomness import unchanged_random_state
 from milepost.model.report import ModelReport
+from milepost.model.shards import write_shards
 from milepost.model.write import write_file
 from milepost.provenance import json_values, versions
 from milepost.state import Leaf, State
@@ -39,6 +41,7 @@ def save_model(
     metadata: Mapping[str, Any] | None = None,
     strict: bool = False,
     tolerance: float | None = None,
+    shard_size: int | str | None = None,
     filesystem: FileSystem | None = None,
 ) -> ModelReport:
     """Save a whole model as one safetensors file: structure, weights, configuration, assets.
@@ -50,7 +53,8 @@ def save_model(
     Arguments:
         model: a Keras model, a PyTorch module, or a model of JAX (Flax, Equinox, a registered
             function in `jax.tree_util.Partial`).
-        path: the file, exactly as given; no extension is added or needed.
+        path: the file, or with `shard_size` the folder, exactly as given; no extension is added
+            or needed.
         example: inputs to keep with what the model makes of them, so that a loaded model can
             be checked: an array, or whatever nests arrays. A tuple is several arguments, a
             dict those of a PyTorch or JAX model by name; a Keras model takes it as it is.
@@ -65,6 +69,9 @@ def save_model(
         strict: refuse to save a model of which something would be lost.
         tolerance: the difference that a replay of the example allows where framework, version
             or device are others, as a share of the largest output; by default the dtype's.
+        shard_size: write a folder in the layout of the Hugging Face Hub instead: files of at
+            most this many bytes, or `"2GB"`, and their index; of a Transformers model also its
+            `config.json`, so that `from_pretrained` loads the folder too.
         filesystem: for tests: one that fails on purpose.
 
     Raises:
@@ -98,13 +105,25 @@ def save_model(
         lost=parts.lost,
         **facts,
     )
-    length = write_file(
-        target,
-        leaves,
-        state.ties,
-        lambda records: model_file.encode(replace(document, records=records)),
-        filesystem,
-    )
+    if shard_size is not None:
+        hub_files = getattr(framework, "hub_files", None)
+        length = write_shards(
+            target,
+            leaves,
+            state.ties,
+            document,
+            descriptions=hub_files(parts.structure) if hub_files else {},
+            shard_size=shard_size,
+            filesystem=filesystem,
+        )
+    else:
+        length = write_file(
+            target,
+            leaves,
+            state.ties,
+            lambda records: model_file.encode(replace(document, records=records)),
+            filesystem,
+        )
     return ModelReport(
         target,
         name,
@@ -151,7 +170,7 @@ def _facts(
         raise UsageError(f"example= is not known for models of {framework.__name__}")
     kept = make_example(framework, model, example, tolerance)
     shapes = signature(framework, model, kept)
-    exported = framework.export(model, example, shapes) if program else None
+    exported = portable.export(framework, model, example, shapes, kept) if program else None
     return {"example": kept, "signature": shapes, "program": exported}
 
 
