@@ -16,9 +16,11 @@ class Program:
         kind: `"onnx"` or `"stablehlo"`.
         data: the program, without the weights.
         weights: what the program calls each of its weights -> the leaf that it is.
-        inputs: what it calls its inputs, in the order of the signature.
-        outputs: what it calls its outputs, in the order of the signature.
-        tolerance: how far its outputs may be from the framework's, as a share of the largest.
+        inputs: what it calls the arrays among its inputs, in the order of the signature; plain
+            values are part of the program.
+        outputs: the same of its outputs.
+        tolerance: how far its outputs may be from the framework's, as a share of the largest:
+            `save_model` sets it.
     """
 
     kind: str
@@ -26,7 +28,7 @@ class Program:
     weights: Mapping[str, str]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    tolerance: float
+    tolerance: float = 0.0
 
 
 def encode(program: Program) -> dict[str, Any]:

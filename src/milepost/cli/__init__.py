@@ -11,6 +11,7 @@ import milepost
 from milepost.cli.demo import demo
 from milepost.cli.log import log
 from milepost.cli.output import echo
+from milepost.cli.predict import predict
 from milepost.cli.show import show
 from milepost.cli.verify import verify
 
@@ -27,7 +28,7 @@ def cli() -> None:
     """
 
 
-for command in (log, show, verify, demo):
+for command in (log, show, verify, predict, demo):
     cli.add_command(command)
 
 
