@@ -113,9 +113,9 @@ Results = dict[str, list[dict[str, float]]]
 def run_rounds(folder: str, options: argparse.Namespace) -> Results:
     """Measure every contestant in every round, in an order that differs from round to round."""
     chance = random.Random(options.seed)
-    results: Results = {name: [] for name in PEERS}
+    results: Results = {name: [] for name in options.peers}
     for number in range(options.rounds):
-        order = chance.sample(list(PEERS), len(PEERS))
+        order = chance.sample(options.peers, len(options.peers))
         print(f"round {number + 1} of {options.rounds}: {', '.join(order)}", file=sys.stderr)
         for name in order:
             command = [sys.executable, __file__, "--one", name, "--folder", folder]
@@ -152,7 +152,8 @@ def table(results: Results, options: argparse.Namespace) -> str:
 def cell(results: Results, name: str, key: str) -> str:
     seconds = [result[key] for result in results[name]]
     middle = statistics.median(seconds)
-    ratio = middle / statistics.median(result[key] for result in results[peers.Milepost.name])
+    first = next(iter(results.values()))
+    ratio = middle / statistics.median(result[key] for result in first)
     return f"{middle:.2f} s ({min(seconds):.2f}-{max(seconds):.2f}), {ratio:.2f}x"
 
 
@@ -163,6 +164,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the order and of the values")
     parser.add_argument("--folder", default=".", help="on the disk to measure; left as it was")
     parser.add_argument("--output", help="a file that the table is written to, too")
+    parser.add_argument(
+        "--peers", nargs="+", choices=PEERS, default=list(PEERS), help="the contestants"
+    )
     parser.add_argument("--one", choices=PEERS, help="measure one contestant once, print JSON")
     options = parser.parse_args()
     folder = os.path.abspath(options.folder)

@@ -78,10 +78,11 @@ def read_header(source: ByteSource) -> Header:
 def build_header(
     tensors: Iterable[tuple[str, str, tuple[int, ...], int]],
     metadata: Mapping[str, str],
+    alignment: int = ALIGNMENT,
 ) -> tuple[bytes, int]:
     """The header of a file that holds `tensors` (name, code, shape, nbytes) in this order.
 
-    Returns the header, padded to `ALIGNMENT`, and the length of the data that follows it.
+    Returns the header, padded to `alignment`, and the length of the data that follows it.
     """
     document: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
@@ -91,7 +92,7 @@ def build_header(
         document[name] = {"dtype": code, "shape": shape, "data_offsets": [end, end + nbytes]}
         end += nbytes
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    text += b" " * (-(8 + len(text)) % alignment)
     return len(text).to_bytes(8, "little") + text, end
 
 

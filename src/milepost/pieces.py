@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from milepost import digest, dtypes
 from milepost.errors import UsageError
 from milepost.record import CHUNK_BYTES, Shape, chunk_boxes
 from milepost.state import ArrayLike
+
+_BLANK_DIGEST, _BLANK_CHECKSUM = digest.digest(b""), digest.checksum(b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +48,55 @@ class DigestedArray:
         Raises:
             UsageError: they are no longer what was digested.
         """
+        for piece, data in self.present(pieces):
+            if digest.checksum(data) != piece.checksum:
+                raise self._changed()
+            yield data
+
+    def check(self) -> None:
+        """Raises UsageError if the bytes are no longer what was digested."""
+        for _ in self.data(self.pieces):
+            pass
+
+    def present(self, pieces: Iterable[Piece]) -> Iterator[tuple[Piece, memoryview]]:
+        """Some of the pieces with the bytes that they have now, whatever was digested.
+
+        Raises:
+            UsageError: they are of another number.
+        """
         view = dtypes.byte_view(dtypes.to_stored(np.asarray(self.array)))
         for piece in pieces:
             data = view[piece.start : piece.start + piece.nbytes]
-            if digest.checksum(data) != piece.checksum:
-                raise UsageError(
-                    f"leaf {self.name!r} changed while it was being saved: another thread "
-                    "writes to it; save between training steps"
-                )
-            yield data
+            if len(data) != piece.nbytes:
+                raise self._changed()
+            yield piece, data
+
+    def _changed(self) -> UsageError:
+        return UsageError(
+            f"leaf {self.name!r} changed while it was being saved: another thread "
+            "writes to it; save between training steps"
+        )
 
 
 def digest_array(name: str, array: ArrayLike) -> DigestedArray:
     """Cut an array into chunks and digest each."""
-    stored = dtypes.to_stored(np.asarray(array))
-    dtype = dtypes.dtype_name(stored.dtype)
-    view, start, pieces = dtypes.byte_view(stored), 0, []
-    for offset, shape in chunk_boxes(stored.shape, stored.dtype.itemsize, CHUNK_BYTES):
-        nbytes = math.prod(shape) * stored.dtype.itemsize
-        data = view[start : start + nbytes]
-        pieces.append(
-            Piece(offset, shape, start, nbytes, digest.digest(data), digest.checksum(data))
-        )
+    whole = cut_array(name, np.asarray(array))
+    pieces = tuple(
+        replace(piece, digest=digest.digest(data), checksum=digest.checksum(data))
+        for piece, data in whole.present(whole.pieces)
+    )
+    return replace(whole, array=array, pieces=pieces)
+
+
+def cut_array(name: str, array: ArrayLike) -> DigestedArray:
+    """Cut an array into chunks without looking at its bytes: their digests are left blank.
+
+    A blank digest is as long as a real one.
+    """
+    dtype, shape = dtypes.dtype_name(array.dtype), tuple(array.shape)
+    itemsize, start, pieces = dtypes.numpy_dtype(dtype).itemsize, 0, []
+    for offset, box in chunk_boxes(shape, itemsize, CHUNK_BYTES):
+        nbytes = math.prod(box) * itemsize
+        pieces.append(Piece(offset, box, start, nbytes, _BLANK_DIGEST, _BLANK_CHECKSUM))
         start += nbytes
-    return DigestedArray(name, array, dtype, stored.shape, tuple(pieces))
+    return DigestedArray(name, array, dtype, shape, tuple(pieces))

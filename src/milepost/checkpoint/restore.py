@@ -88,10 +88,10 @@ class Restore:
     def _read(self) -> dict[str, Plain | Array]:
         """The value of every leaf to be restored, checked, and of the live one's kind."""
         leaves: dict[str, Plain | Array] = {}
-        for entry in self.plan.entries:
-            if entry.status not in READ or entry.source is None:
-                continue
-            value = self._snapshot.read(entry.source)
+        entries = [e for e in self.plan.entries if e.status in READ and e.source is not None]
+        values = self._snapshot.read_all([str(entry.source) for entry in entries])
+        for entry, found in zip(entries, values, strict=True):
+            value = found
             if entry.expected and entry.found and self._is_converted(entry):
                 value = scalars.converted(self._target.leaves[entry.name], value)
             elif entry.status is Status.CAST and entry.expected is not None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 
-from milepost import container, dtypes
+from milepost import container, digest, dtypes
 from milepost.digest import Buffer
-from milepost.pieces import DigestedArray, digest_array
-from milepost.record import ArrayRecord, Chunk, PlainRecord, Record
+from milepost.pieces import DigestedArray, cut_array, digest_array
+from milepost.record import ArrayRecord, Chunk, PlainRecord, Record, Shape
 from milepost.state import Leaf, is_array, is_plain
-from milepost.storage.filesystem import FileSystem
-from milepost.storage.local import replace_file
+from milepost.storage.direct import DirectWriter
+from milepost.storage.filesystem import BLOCK, FileSystem, Handle
+from milepost.storage.local import replacing
 
 # From the records of the leaves to the `__metadata__` of the file.
 Metadata = Callable[[Mapping[str, Record]], Mapping[str, str]]
@@ -27,25 +30,101 @@ def write_file(
 
     A leaf that is tied to another has no tensor of its own. Returns the size of all tensors.
 
+    Every array is read once: a digest is as long before it is known as after, so the header's
+    place is known, and the data is digested on its way past. The header is written last.
+
     Raises:
+        UsageError: an array changed meanwhile.
         StorageError, PathNotFoundError: it cannot be written; what was there is as it was.
     """
+    arrays = {
+        name: cut_array(name, leaf)
+        for name, leaf in leaves.items()
+        if is_array(leaf) and name not in ties
+    }
+    header, length = _header(arrays, metadata(_records(leaves, ties, arrays)))
+    with replacing(target, len(header) + length, filesystem) as (fs, handle):
+        arrays = _write_data(fs, handle, len(header), arrays)
+        final, _ = _header(arrays, metadata(_records(leaves, ties, arrays)))
+        assert len(final) == len(header), "no digest is longer than another"
+        fs.write_at(handle, 0, final)
+    return length
+
+
+def _write_data(
+    fs: FileSystem, handle: Handle, start: int, arrays: Mapping[str, DigestedArray]
+) -> dict[str, DigestedArray]:
+    """Write the bytes of arrays one after another; returns them with their digests.
+
+    Raises:
+        UsageError: one of them is not now what was written: the file would hold a state that
+            never was.
+    """
+    checked: list[DigestedArray] = []
+    digests: dict[tuple[str, int], str] = {}
+    largest = max((piece.nbytes for a in arrays.values() for piece in a.pieces), default=0)
+    with DirectWriter(fs, handle, start, largest) as writer:
+        for array in _ordered(arrays.values()):
+            pieces = []
+            for piece, data in array.present(array.pieces):
+                remember = functools.partial(_remember, digests, (array.name, piece.start))
+                copy = writer.add(data, remember)
+                pieces.append(replace(piece, checksum=digest.checksum(copy)))
+            checked.append(replace(array, pieces=tuple(pieces)))
+        for array in checked:  # while the last of them is on its way to the disk
+            array.check()
+    return {array.name: _with_digests(array, digests) for array in checked}
+
+
+def _remember(digests: dict[tuple[str, int], str], key: tuple[str, int], data: Buffer) -> None:
+    digests[key] = digest.digest(data)
+
+
+def _with_digests(array: DigestedArray, digests: dict[tuple[str, int], str]) -> DigestedArray:
+    pieces = (replace(piece, digest=digests[array.name, piece.start]) for piece in array.pieces)
+    return replace(array, pieces=tuple(pieces))
+
+
+def _header(arrays: Mapping[str, DigestedArray], metadata: Mapping[str, str]) -> tuple[bytes, int]:
+    """The header of a file whose data can be written past the page cache, and its length."""
+    return container.build_header(_entries(_ordered(arrays.values())), metadata, BLOCK)
+
+
+def digested(
+    leaves: Mapping[str, Leaf], ties: Mapping[str, str]
+) -> tuple[dict[str, DigestedArray], dict[str, Record]]:
+    """The arrays that are to be written, and the records of all leaves."""
     arrays = {
         name: digest_array(name, leaf)
         for name, leaf in leaves.items()
         if is_array(leaf) and name not in ties
     }
-    records = {
-        name: _record(leaf, arrays.get(ties.get(name, name))) for name, leaf in leaves.items()
-    }
-    # Wide elements first: then each tensor is aligned to its own element size.
-    ordered = sorted(arrays.values(), key=lambda a: -dtypes.numpy_dtype(a.dtype).itemsize)
-    header, length = container.build_header(
-        ((a.name, *dtypes.container_type(a.dtype, a.shape), a.nbytes) for a in ordered),
-        metadata(records),
-    )
-    replace_file(target, _parts(header, ordered), len(header) + length, filesystem)
-    return length
+    return arrays, _records(leaves, ties, arrays)
+
+
+def _records(
+    leaves: Mapping[str, Leaf], ties: Mapping[str, str], arrays: Mapping[str, DigestedArray]
+) -> dict[str, Record]:
+    return {name: _record(leaf, arrays.get(ties.get(name, name))) for name, leaf in leaves.items()}
+
+
+def contents(
+    arrays: Iterable[DigestedArray], metadata: Mapping[str, str]
+) -> tuple[Iterator[Buffer], int]:
+    """The bytes of a file with these arrays, and how many there are."""
+    ordered = _ordered(arrays)
+    header, length = container.build_header(_entries(ordered), metadata)
+    return _parts(header, ordered), len(header) + length
+
+
+def _ordered(arrays: Iterable[DigestedArray]) -> list[DigestedArray]:
+    """Wide elements first: then each tensor is aligned to its own element size."""
+    return sorted(arrays, key=lambda array: -dtypes.numpy_dtype(array.dtype).itemsize)
+
+
+def _entries(arrays: list[DigestedArray]) -> Iterator[tuple[str, str, Shape, int]]:
+    for array in arrays:
+        yield array.name, *dtypes.container_type(array.dtype, array.shape), array.nbytes
 
 
 def _record(leaf: Leaf, array: DigestedArray | None) -> Record:

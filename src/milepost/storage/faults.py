@@ -12,13 +12,17 @@ import errno
 import os
 import random
 import signal
+import threading
 from collections.abc import Callable, Iterator
 
 from milepost.digest import Buffer
-from milepost.storage.filesystem import Handle, OperatingSystem
+from milepost.storage.filesystem import BLOCK, Handle, OperatingSystem
 
 # The calls that change something, in whose midst a crash can come.
-CHANGES = ("create", "write", "sync", "rename", "link", "unlink", "make_folder", "sync_folder")
+CHANGES = (
+    *("create", "write", "write_at", "sync", "rename", "exchange", "link", "unlink", "make_folder"),
+    *("remove_folder", "sync_folder"),
+)
 
 
 def disk_full() -> None:
@@ -45,6 +49,7 @@ class FaultyFileSystem(OperatingSystem):
         self, at: int | None = None, fault: Callable[[], None] = input_output_error
     ) -> None:
         self.calls: list[str] = []
+        self._turn = threading.Lock()  # some calls come from several threads
         self._at = at
         self._fault = fault
 
@@ -53,8 +58,9 @@ class FaultyFileSystem(OperatingSystem):
         self._at = len(self.calls) + calls + 1
 
     def _is_due(self, call: str) -> bool:
-        self.calls.append(call)
-        return len(self.calls) == self._at
+        with self._turn:
+            self.calls.append(call)
+            return len(self.calls) == self._at
 
     def _before(self, call: str) -> None:
         if self._is_due(call):
@@ -70,6 +76,13 @@ class FaultyFileSystem(OperatingSystem):
             self._fault()
         super().write(handle, data)
 
+    def write_at(self, handle: Handle, offset: int, data: Buffer) -> None:
+        if self._is_due("write_at"):
+            half = len(data) // 2 // BLOCK * BLOCK
+            super().write_at(handle, offset, memoryview(data)[:half])
+            self._fault()
+        super().write_at(handle, offset, data)
+
     def sync(self, handle: Handle) -> None:
         self._before("sync")
         super().sync(handle)
@@ -77,6 +90,10 @@ class FaultyFileSystem(OperatingSystem):
     def rename(self, source: str, target: str) -> None:
         self._before("rename")
         super().rename(source, target)
+
+    def exchange(self, path: str, other: str) -> None:
+        self._before("exchange")
+        super().exchange(path, other)
 
     def link(self, source: str, target: str) -> None:
         self._before("link")
@@ -89,6 +106,10 @@ class FaultyFileSystem(OperatingSystem):
     def make_folder(self, path: str) -> None:
         self._before("make_folder")
         super().make_folder(path)
+
+    def remove_folder(self, path: str) -> None:
+        self._before("remove_folder")
+        super().remove_folder(path)
 
     def sync_folder(self, path: str) -> None:
         self._before("sync_folder")
@@ -103,6 +124,15 @@ class _File:
     def __init__(self) -> None:
         self.data = bytearray()
         self.synced = b""
+        self.unsynced: list[tuple[int, bytes]] = []  # what was written since, and where
+
+    def write(self, offset: int, data: Buffer) -> None:
+        _put(self.data, offset, data)
+        self.unsynced.append((offset, bytes(data)))
+
+    def sync(self) -> None:
+        self.synced = bytes(self.data)
+        self.unsynced.clear()
 
 
 class PowerLossDisk:
@@ -124,6 +154,7 @@ class PowerLossDisk:
         self._synced_names: dict[str, _File | None] = {"/": None}
         self._open: dict[Handle, _File] = {}
         self._locks: dict[str, int] = {}
+        self._turn = threading.Lock()  # of threads that write at once
 
     def after_loss(self, seed: int) -> PowerLossDisk:
         """A disk as it may be found after the loss of power."""
@@ -178,10 +209,18 @@ class PowerLossDisk:
         return handle
 
     def write(self, handle: Handle, data: Buffer) -> None:
-        if self.changes + 1 == self.fail_at:
-            self._open[handle].data += memoryview(data)[: len(data) // 2]
-        self._change()
-        self._open[handle].data += data
+        self.write_at(handle, len(self._open[handle].data), data)
+
+    def write_at(self, handle: Handle, offset: int, data: Buffer) -> None:
+        with self._turn:
+            file = self._open[handle]
+            if self.changes + 1 == self.fail_at:
+                file.write(offset, memoryview(data)[: len(data) // 2])
+            self._change()
+            file.write(offset, data)
+
+    def bypass_cache(self, handle: Handle, wanted: bool) -> bool:
+        return False
 
     def read_into(self, handle: Handle, offset: int, buffer: memoryview) -> int:
         part = self._open[handle].data[offset : offset + len(buffer)]
@@ -193,7 +232,7 @@ class PowerLossDisk:
 
     def sync(self, handle: Handle) -> None:
         self._change()
-        self._open[handle].synced = bytes(self._open[handle].data)
+        self._open[handle].sync()
 
     def close(self, handle: Handle) -> None:
         del self._open[handle]
@@ -274,13 +313,20 @@ def _survivor(file: _File | None, draw: random.Random) -> _File | None:
         return None
     left = _File()
     left.data = bytearray(file.synced)
-    unsynced = bytes(file.data[len(file.synced) :])
-    fate = draw.choice(("lost", "kept", "cut", "zeroed"))
-    if fate == "kept":
-        left.data += unsynced
-    elif fate == "cut":
-        left.data += unsynced[: draw.randint(0, len(unsynced))]
-    elif fate == "zeroed":
-        left.data += bytes(len(unsynced))
-    left.synced = bytes(left.data)
+    for offset, data in file.unsynced:
+        fate = draw.choice(("lost", "kept", "cut", "zeroed"))
+        if fate == "kept":
+            _put(left.data, offset, data)
+        elif fate == "cut":
+            _put(left.data, offset, data[: draw.randint(0, len(data))])
+        elif fate == "zeroed":
+            _put(left.data, offset, bytes(len(data)))
+    left.sync()
     return left
+
+
+def _put(file: bytearray, offset: int, data: Buffer) -> None:
+    """Write at an offset; what lies between the file's end and there is zeros."""
+    if data:
+        file.extend(bytes(max(0, offset - len(file))))
+        file[offset : offset + len(data)] = data

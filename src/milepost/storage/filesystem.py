@@ -21,11 +21,13 @@ What is promised on which filesystem:
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import shutil
 import stat
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -47,6 +49,9 @@ UNSUPPORTED = {
     errno.ENOLCK,
     errno.EMLINK,
 }
+# What one answers that has no writes past the page cache.
+NOT_DIRECT = {errno.EINVAL, *UNSUPPORTED}
+BLOCK = 4096  # a multiple of every disk's own block
 _BUSY = {errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.EDEADLK}
 
 
@@ -64,6 +69,16 @@ class FileSystem(Protocol):
     def write(self, handle: Handle, data: Buffer) -> None:
         """Append all of `data`."""
 
+    def write_at(self, handle: Handle, offset: int, data: Buffer) -> None:
+        """Write all of `data` at `offset`. Threads may do so at once."""
+
+    def bypass_cache(self, handle: Handle, wanted: bool) -> bool:
+        """Whether `write_at` goes past the page cache from now on, as far as that is known.
+
+        Then data, its offset and its length must be aligned to `BLOCK`, and a filesystem that
+        cannot do it after all answers with one of `NOT_DIRECT`.
+        """
+
     def read_into(self, handle: Handle, offset: int, buffer: memoryview) -> int: ...
     def size(self, handle: Handle) -> int: ...
     def sync(self, handle: Handle) -> None: ...
@@ -72,11 +87,18 @@ class FileSystem(Protocol):
     def rename(self, source: str, target: str) -> None:
         """Give a file another name; a file of that name gives way."""
 
+    def exchange(self, path: str, other: str) -> None:
+        """Let two files or folders swap their names in one instant; ENOSYS if that cannot be."""
+
     def link(self, source: str, target: str) -> None:
         """Give a file a second name; FileExistsError if it is taken."""
 
     def unlink(self, path: str) -> None: ...
     def make_folder(self, path: str) -> None: ...
+
+    def remove_folder(self, path: str) -> None:
+        """Remove a folder that is empty."""
+
     def sync_folder(self, path: str) -> None: ...
     def list(self, path: str) -> list[str]: ...
     def exists(self, path: str) -> bool: ...
@@ -110,6 +132,15 @@ class OperatingSystem:
             # Linux writes at most 2 GiB a call, and may write less.
             view = view[os.write(handle, view[: 1 << 30]) :]
 
+    def write_at(self, handle: Handle, offset: int, data: Buffer) -> None:
+        view = memoryview(data)
+        while view:
+            count = _write_at(handle, offset, view[: 1 << 30])
+            view, offset = view[count:], offset + count
+
+    def bypass_cache(self, handle: Handle, wanted: bool) -> bool:
+        return _bypass_cache(handle, wanted)
+
     def read_into(self, handle: Handle, offset: int, buffer: memoryview) -> int:
         done = 0
         while done < len(buffer):
@@ -135,6 +166,9 @@ class OperatingSystem:
     def rename(self, source: str, target: str) -> None:
         os.replace(source, target)
 
+    def exchange(self, path: str, other: str) -> None:
+        _exchange(path, other)
+
     def link(self, source: str, target: str) -> None:
         os.link(source, target)
 
@@ -143,6 +177,9 @@ class OperatingSystem:
 
     def make_folder(self, path: str) -> None:
         os.mkdir(path)
+
+    def remove_folder(self, path: str) -> None:
+        os.rmdir(path)
 
     def sync_folder(self, path: str) -> None:
         if sys.platform == "win32":
@@ -178,15 +215,39 @@ class OperatingSystem:
             os.close(handle)  # which lets go of the lock
 
 
+def _exchange(path: str, other: str) -> None:
+    """Linux's renameat2 with RENAME_EXCHANGE, which Python has no function for."""
+    system = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+    renameat2 = getattr(system, "renameat2", None)
+    if renameat2 is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), path)
+    here = -100  # AT_FDCWD
+    arguments = (here, os.fsencode(path), here, os.fsencode(other), ctypes.c_uint(2))
+    if renameat2(*arguments):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path, None, other)
+
+
 _FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 if sys.platform == "win32":
+    # A file has one position only, which threads that share it move in turns.
+    _position = threading.Lock()
 
     def _read_at(handle: Handle, offset: int, buffer: memoryview) -> int:
-        os.lseek(handle, offset, os.SEEK_SET)
-        data = os.read(handle, len(buffer))
+        with _position:
+            os.lseek(handle, offset, os.SEEK_SET)
+            data = os.read(handle, len(buffer))
         buffer[: len(data)] = data
         return len(data)
+
+    def _write_at(handle: Handle, offset: int, data: memoryview) -> int:
+        with _position:
+            os.lseek(handle, offset, os.SEEK_SET)
+            return os.write(handle, data)
+
+    def _bypass_cache(handle: Handle, wanted: bool) -> bool:
+        return False
 
     def _lock(handle: Handle, *, exclusive: bool, wait: bool) -> bool:
         # Windows has no shared lock here: writers take turns, which keeps every promise.
@@ -207,6 +268,20 @@ else:
 
     def _read_at(handle: Handle, offset: int, buffer: memoryview) -> int:
         return os.preadv(handle, [buffer], offset)
+
+    def _write_at(handle: Handle, offset: int, data: memoryview) -> int:
+        return os.pwrite(handle, data, offset)
+
+    def _bypass_cache(handle: Handle, wanted: bool) -> bool:
+        direct = getattr(os, "O_DIRECT", 0)  # Linux and some BSDs
+        try:
+            flags = fcntl.fcntl(handle, fcntl.F_GETFL)
+            fcntl.fcntl(handle, fcntl.F_SETFL, flags | direct if wanted else flags & ~direct)
+        except OSError as error:
+            if error.errno not in NOT_DIRECT:
+                raise
+            return False
+        return wanted and bool(direct)
 
     def _lock(handle: Handle, *, exclusive: bool, wait: bool) -> bool:
         mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH

@@ -188,6 +188,21 @@ def replace_file(
 ) -> None:
     """Write a file durably; a file of that name gives way in one instant, once it is whole.
 
+    Raises:
+        PathNotFoundError: the folder does not exist.
+        StorageError: it cannot be written. The file of that name, if any, is as it was.
+    """
+    with replacing(path, nbytes, filesystem) as (fs, handle):
+        for part in parts:
+            fs.write(handle, part)
+
+
+@contextlib.contextmanager
+def replacing(
+    path: str, nbytes: int, filesystem: FileSystem | None = None
+) -> Iterator[tuple[FileSystem, Handle]]:
+    """As `replace_file`, for a block that writes all of the new file by itself.
+
     The new file grows beside its target, under a hidden name that ends in `.partial`. What a
     killed writer left there is removed here, once it is surely dead.
 
@@ -207,7 +222,8 @@ def replace_file(
         with contextlib.ExitStack() as alive:
             partial, handle = _create_locked(fs, folder, base, alive)
             with _removed_on_error(fs, partial):
-                _fill(fs, handle, parts)
+                with _synced(fs, handle):
+                    yield fs, handle
                 if not fs.renames_open_files:
                     alive.close()
                 fs.rename(partial, os.path.join(folder, base))
@@ -262,9 +278,16 @@ def make_folders(fs: FileSystem, path: str) -> None:
 
 
 def _fill(fs: FileSystem, handle: Handle, parts: Iterable[Buffer]) -> None:
-    try:
+    with _synced(fs, handle):
         for part in parts:
             fs.write(handle, part)
+
+
+@contextlib.contextmanager
+def _synced(fs: FileSystem, handle: Handle) -> Iterator[None]:
+    """Sync and close a file that the block writes."""
+    try:
+        yield
         fs.sync(handle)
     finally:
         fs.close(handle)
