@@ -22,7 +22,8 @@ from milepost import dtypes
 from milepost.dtypes import Array
 from milepost.errors import DamagedError, UnsupportedObjectError
 from milepost.frameworks.base import Capture, Saved
-from milepost.frameworks.keras import naming, optimizers
+from milepost.frameworks.keras import naming, optimizers, tensors
+from milepost.frameworks.keras.export import export
 from milepost.frameworks.keras.predict import predict, surroundings
 from milepost.frameworks.keras.structure import build, describe
 from milepost.state import Rule, join
@@ -33,6 +34,7 @@ __all__ = [
     "build",
     "capture",
     "describe",
+    "export",
     "global_generators",
     "handles",
     "parameter_names",
@@ -78,7 +80,8 @@ def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
     _attach_state(value)
     for key, variable in _variables(value, name, saved.parameter_names()).items():
         if saved.has(key):
-            saved.later(variable.assign, _cast(key, saved.leaves[key], variable.dtype))
+            array = _cast(key, saved.leaves[key], variable.dtype)
+            saved.later(variable.assign, tensors.without_copy(array))
     if isinstance(value, keras.Layer):
         for _, layer in naming.layers_by_path(value):
             if isinstance(layer, keras.layers.Normalization):
@@ -102,7 +105,8 @@ def prepare(
         for other_name, other in {**objects, name: value}.items():
             if isinstance(other, keras.Model):
                 variables |= _optimizer_targets(other, other_name, inside=other is value)
-        optimizers.build_like(optimizer, key, saved_names, variables)
+        with tensors.untouched_zeros():
+            optimizers.build_like(optimizer, key, saved_names, variables)
 
 
 def parameter_names(value: Any, name: str) -> dict[int, str]:

@@ -46,11 +46,10 @@ def restore(model: keras.Model, files: Mapping[str, bytes]) -> None:
         UntrustedError: a file's name could lead out of its folder.
     """
     for path, layer in _layers(model):
-        own = {
-            name.removeprefix(f"{path}/"): data
-            for name, data in files.items()
-            if name.startswith(f"{path}/")
-        }
+        inside = f"{path}/" if path else ""
+        own = {n.removeprefix(inside): data for n, data in files.items() if n.startswith(inside)}
+        if not path:  # the files of the layers inside of it are theirs
+            own = {name: data for name, data in own.items() if "/" not in name}
         if not own:
             continue
         if _is_lookup(layer) and _VOCABULARY in own:

@@ -74,6 +74,8 @@ _CLASSES = {
     "keras.quantizers": """
         AbsMaxQuantizer Float8QuantizationConfig Int4QuantizationConfig Int8QuantizationConfig""",
     "keras.random": "SeedGenerator",
+    "keras.src.applications.convnext": "LayerScale",
+    "keras.src.applications.inception_resnet_v2": "CustomScaleLayer",
 }
 
 _FUNCTIONS = {

@@ -2,15 +2,71 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 import keras
+from milepost.dtypes import Array
+from milepost.frameworks.keras.naming import layers_by_path
 
 
 def predict(model: keras.Model, inputs: Any) -> Any:
-    """The outputs of a model, not training, as NumPy arrays; it takes the inputs as they are."""
-    outputs = model(inputs, training=False)
-    return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
+    """The outputs of a model, not training, as NumPy arrays; it takes the inputs as they are.
+
+    Texts go in and come out as lists of str, nested as an array would be. Recurrent layers
+    that are stateful keep the state that they had.
+    """
+    with _states_kept(model):
+        outputs = model(_given(inputs), **_not_training(model))
+        return keras.tree.map_structure(_plain, outputs)
+
+
+@contextlib.contextmanager
+def _states_kept(model: keras.Layer) -> Iterator[None]:
+    recurrent = [layer for _, layer in layers_by_path(model) if getattr(layer, "stateful", False)]
+    states = [s for layer in recurrent for s in keras.tree.flatten(getattr(layer, "states", ()))]
+    before = [np.array(keras.ops.convert_to_numpy(state)) for state in states]
+    try:
+        yield
+    finally:
+        for state, value in zip(states, before, strict=True):
+            state.assign(value)
+
+
+def _not_training(model: Any) -> dict[str, bool]:
+    """The argument of a call that says so, if the model or layer takes it."""
+    takes = isinstance(model, keras.Model) or getattr(model, "_call_has_training_arg", True)
+    return {"training": False} if takes else {}
+
+
+def _given(inputs: Any) -> Any:
+    """Inputs as a model takes them."""
+    if isinstance(inputs, dict):
+        return {key: _given(value) for key, value in inputs.items()}
+    if isinstance(inputs, list) and all(isinstance(x, str) for x in keras.tree.flatten(inputs)):
+        return np.array(inputs)
+    if isinstance(inputs, list | tuple):
+        return type(inputs)(map(_given, inputs)) if type(inputs) in (list, tuple) else inputs
+    return _aligned(inputs) if isinstance(inputs, np.ndarray) else inputs
+
+
+def _aligned(array: Array, to: int = 64) -> Array:
+    """A copy at an address upon which PyTorch's choice of instructions, and so bits, depends."""
+    memory = np.empty(array.nbytes + to, np.uint8)
+    start = -memory.ctypes.data % to
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def _plain(output: Any) -> Any:
+    if isinstance(output, str):
+        return output
+    array = keras.ops.convert_to_numpy(output)
+    return array if array.dtype != object else np.char.decode(array.astype("S")).tolist()
 
 
 def surroundings(model: keras.Model) -> dict[str, str]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import keras
 from milepost.errors import UnknownClassError, UnsupportedObjectError
+from milepost.frameworks.keras import blank
+from milepost.frameworks.keras.loss import is_foreign, lost_attributes
 from milepost.frameworks.keras.naming import layer_variables, layers_by_path
 from milepost.state import join
 
@@ -50,33 +52,38 @@ def _children(layer: Any) -> list[Any]:
     return [child for child in layer._layers if child is not inner]
 
 
-def prove(model: keras.Model, config: dict[str, Any], build: Callable[..., keras.Model]) -> None:
-    """Build a model again from its configuration, and compare the names of its variables.
+def prove(
+    model: keras.Model, structure: dict[str, Any], build: Callable[..., keras.Model]
+) -> tuple[str, ...]:
+    """Build a model again from its structure, and compare the names of its variables.
+
+    Returns what it has and the model built again has not, a sentence each.
 
     Raises:
         UnsupportedObjectError: it could not be loaded; the message has the reason.
     """
     # Without values at first, which costs no memory. Some layers need values to be made.
-    for scope in (_without_values, contextlib.nullcontext):
-        try:
-            with scope(), _names_unused(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the program had them when it built the model
-                _prove(model, config, build)
-        except UnsupportedObjectError:
-            if scope is contextlib.nullcontext:
-                raise
-        else:
-            return
-
-
-def _prove(model: keras.Model, config: dict[str, Any], build: Callable[..., keras.Model]) -> None:
-    classes = {type(layer).__name__: type(layer) for _, layer in layers_by_path(model)}
-    custom = {name: kind for name, kind in classes.items() if _is_foreign(kind)}
-    structure = {"config": {k: v for k, v in config.items() if k != "compile_config"}}
     try:
-        again = build(structure, {}, custom)
+        return _prove(model, structure, build, blank.without_values())
+    except UnsupportedObjectError:
+        return _prove(model, structure, build, contextlib.nullcontext())
+
+
+def _prove(
+    model: keras.Model,
+    structure: dict[str, Any],
+    build: Callable[..., keras.Model],
+    scope: contextlib.AbstractContextManager[Any],
+) -> tuple[str, ...]:
+    classes = {type(layer).__name__: type(layer) for _, layer in layers_by_path(model)}
+    custom = {name: kind for name, kind in classes.items() if is_foreign(kind)}
+    config = {k: v for k, v in structure["config"].items() if k != "compile_config"}
+    try:
+        with scope, _names_unused(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the program had them when it built the model
+            again = build({**structure, "config": config}, {}, custom)
     except UnknownClassError:
-        return  # a function or an initializer, which the program has and we cannot find
+        return ()  # a function or an initializer, which the program has and we cannot find
     except Exception as error:  # a constructor of the user's may raise anything
         raise UnsupportedObjectError(
             f"the model {model.name!r} could not be loaded again: {error}"
@@ -91,10 +98,7 @@ def _prove(model: keras.Model, config: dict[str, Any], build: Callable[..., kera
             f"variables in __init__() and build(), and tell all arguments in get_config(); "
             f"{_CHECKPOINT}"
         )
-
-
-def _is_foreign(kind: type) -> bool:
-    return not kind.__module__.startswith("keras.src.")
+    return tuple(lost_attributes(model, again))
 
 
 def _specs(model: keras.Model) -> dict[str, str]:
@@ -102,19 +106,6 @@ def _specs(model: keras.Model) -> dict[str, str]:
         name: f"{variable.dtype}{list(variable.shape)}"
         for name, variable in layer_variables(model, "layers").items()
     }
-
-
-@contextlib.contextmanager
-def _without_values() -> Iterator[None]:
-    """Variables that are made inside have shapes and no values."""
-    from keras.src.backend.common import global_state
-
-    waiting = list(global_state.get_global_attribute("uninitialized_variables") or [])
-    try:
-        with keras.StatelessScope(initialize_variables=False):
-            yield
-    finally:
-        global_state.set_global_attribute("uninitialized_variables", waiting)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,6 @@
 """The structure of a Keras model: out as JSON, and in again from known classes only.
 
-Keras's own serialisation gives the JSON. Before anything is built from it, `check` walks all
-of it: a class or function is used only if it is in Keras's fixed list (`known`) or one that
-the caller registered or passed, and no path, lambda or foreign module is followed.
+Keras's own serialisation gives the JSON; `trusted` checks all of it before anything is built.
 """
 
 from __future__ import annotations
@@ -10,27 +8,27 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
+from milepost import registry
 from milepost.errors import (
     DamagedError,
     MilepostError,
-    UnknownClassError,
     UnsupportedObjectError,
     UntrustedError,
     UsageError,
 )
 from milepost.frameworks.base import ModelParts
-from milepost.frameworks.keras import assets, known, naming, optimizers
+from milepost.frameworks.keras import assets, blank, naming, optimizers, trusted
+from milepost.frameworks.keras.changes import changes, make_changes
 from milepost.frameworks.keras.completion import complete
+from milepost.frameworks.keras.loss import lost_compilation, lost_history
 from milepost.frameworks.keras.proof import prove, refuse_shared_layers
 from milepost.state import LeafSpec
 
-# Nodes of Keras's JSON that stand for values rather than objects.
-_VALUES = {"__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__"}
-_LOOKUPS = {"StringLookup", "IntegerLookup", "TextVectorization"}
+_TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
 
 
 def describe(model: keras.Model) -> ModelParts:
@@ -51,51 +49,67 @@ def describe(model: keras.Model) -> ModelParts:
             raise UnsupportedObjectError(
                 f"the model {model.name!r} cannot describe itself: {error}"
             ) from error
-    for where, node in _nodes(config, model.name):
-        _refuse_code(where, node)
+    for where, node in trusted.nodes(config, model.name):
+        trusted.refuse_code(where, node)
+        _refuse_wrappers(where, node)
         _make_portable(node)
     if "compile_config" in config and hasattr(model, "_compile_config"):
         complete(model._compile_config.config, config["compile_config"])
-    prove(model, config, build)
-    structure = {"backend": keras.backend.backend(), "config": config, "needs": _needs(config)}
+    structure = {
+        "backend": keras.backend.backend(),
+        "config": config,
+        "needs": _needs(config),
+        "changes": changes(model),
+    }
+    lost = (*lost_history(model), *lost_compilation(model), *prove(model, structure, build))
     optimizer = getattr(model, "optimizer", None)
     undecayed = optimizers.undecayed(optimizer, naming.layer_variables(model, "layers"))
     if undecayed:
         structure["undecayed"] = undecayed
-    return ModelParts(structure, assets.collect(model))
+    return ModelParts(structure, assets.collect(model), lost)
 
 
 def build(
     structure: Mapping[str, Any],
     files: Mapping[str, bytes],
-    custom_objects: Mapping[str, Any],
+    custom_objects: Any,
     specs: Mapping[str, LeafSpec] | None = None,
 ) -> keras.Model:
     """The model that `describe` described, compiled as it was, with initial values.
 
+    `specs` are the leaves that it will be given: nothing much larger is built.
+
     Raises:
         UnknownClassError: it needs a class that was neither registered nor passed.
-        UntrustedError: it asks for code, or for a path to be opened.
+        UntrustedError: it asks for code, for a path to be opened, or for absurd amounts.
         UsageError: Keras cannot build it; the message has its reason.
     """
-    config = copy.deepcopy(structure.get("config"))
+    try:
+        config, made = copy.deepcopy((structure.get("config"), structure.get("changes")))
+    except RecursionError:
+        raise UntrustedError("the structure is nested too deeply to be a model's") from None
     if not isinstance(config, dict):
         raise DamagedError("the structure of the model is missing")
     custom = {**keras.saving.get_custom_objects(), **custom_objects}
-    check(config, custom)
+    vouched = getattr(custom_objects, "trust", False)  # a dict vouches for nothing
+    trusted.check([config, made], custom, custom_objects.imported if vouched else None)
     compile_config = config.pop("compile_config", None)
     try:
-        model = keras.saving.deserialize_keras_object(config, custom_objects=custom, safe_mode=True)
-        assets.restore(model, files)
-        if compile_config:
-            with keras.saving.custom_object_scope(custom):
+        with keras.saving.custom_object_scope(custom):
+            model = _model(config, custom, specs)
+            if not model.built:
+                model.build(None)  # it has no variables, and took any input
+            if made is not None:
+                make_changes(model, made)
+            assets.restore(model, files)
+            if compile_config:
                 _compile(model, compile_config, same_backend=_same_backend(structure))
-            if structure.get("undecayed"):
+            if compile_config and structure.get("undecayed"):
                 variables = naming.layer_variables(model, "layers")
                 optimizers.exclude(model.optimizer, structure["undecayed"], variables)
     except MilepostError:
         raise
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # a constructor, of Keras or the user's, may raise anything
         raise UsageError(
             f"Keras {keras.__version__} cannot rebuild the model: {error}\nIf it names a class or "
             "a function of yours, pass it in custom_objects"
@@ -103,34 +117,32 @@ def build(
     return model
 
 
-def check(config: Any, custom: Mapping[str, Any]) -> None:
-    """Make sure that a structure names nothing but known classes.
+def _model(
+    config: dict[str, Any], custom: dict[str, Any], specs: Mapping[str, LeafSpec] | None
+) -> keras.Model:
+    def make(config: dict[str, Any]) -> keras.Model:
+        return keras.saving.deserialize_keras_object(
+            copy.deepcopy(config), custom_objects=custom, safe_mode=True
+        )
 
-    What is Keras's own loses its registered name, so that no other class is looked up
-    under it: the name that was checked is the name that is used.
-    """
-    for where, node in _nodes(config, "model"):
-        _refuse_code(where, node)
-        name, module = node["class_name"], node.get("module")
-        if name in _VALUES:
-            continue
-        if name == "function":
-            name = node["config"]
-            is_known = known.is_function(module, name)
-        else:
-            is_known = known.is_class(module, name)
-        registered = node.get("registered_name")
-        if registered in custom or (not is_known and name in custom):
-            continue
-        if not is_known:
-            raise UnknownClassError(
-                f"{where} needs {registered or name!r} (of {module}), which is not Keras's own: "
-                f"register it with keras.saving.register_keras_serializable(), or pass "
-                f"custom_objects={{{name!r}: ...}}"
-            )
-        node["registered_name"] = None
-        if name in _LOOKUPS and isinstance(node["config"].get("vocabulary"), str):
-            raise UntrustedError(f"{where} names a file to be read as its vocabulary")
+    if specs is None:
+        return make(config)
+    try:
+        with blank.without_values(specs) as variables:
+            model = make(config)
+    except MilepostError:
+        raise
+    except Exception:
+        # The states of recurrent layers need values, and so may a class of the user's.
+        stateless = trusted.without_states(config)
+        if stateless == config and not _needs(config):
+            raise
+        if not _needs(config):
+            with blank.without_values(specs):
+                make(stateless)
+        return make(config)
+    blank.give_values(model, variables, specs)
+    return model
 
 
 def _compile(model: keras.Model, config: dict[str, Any], *, same_backend: bool) -> None:
@@ -154,68 +166,54 @@ def _same_backend(structure: Mapping[str, Any]) -> bool:
     return bool(structure.get("backend") == keras.backend.backend())
 
 
-def _nodes(config: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every node that names a class, with the names of what it is inside of."""
-    if isinstance(config, list):
-        for item in config:
-            yield from _nodes(item, where)
-    if not isinstance(config, dict):
+def _refuse_wrappers(where: str, node: dict[str, Any]) -> None:
+    name, module = node["class_name"], str(node.get("module"))
+    if name in trusted.VALUES or name == "function" or _is_portable(node):
         return
-    if _is_marshalled(config):
-        # Keras writes a lambda given as activation without saying that it is one.
-        yield where, {"class_name": "__lambda__"}
-    if "class_name" in config:
-        inner = config.get("config")
-        own = inner.get("name") if isinstance(inner, dict) else None
-        where = f"{where}/{own}" if isinstance(own, str) and own != where else where
-        yield where, config
-    for key, item in config.items():
-        yield from _nodes(
-            item, where if "class_name" in config or key in _UNNAMED else f"{where}.{key}"
+    if f"{module}.".startswith("keras."):
+        raise UnsupportedObjectError(
+            f"{where} is a {module}.{name}, which runs code, reads paths, or is newer than this "
+            "milepost: save the model inside of it, or write a Layer class of your own"
         )
 
 
-def _is_marshalled(node: dict[str, Any]) -> bool:
-    value = node.get("value")
-    return (
-        len(node) == 1 and isinstance(value, list) and len(value) == 3 and isinstance(value[0], str)
-    )
-
-
-_UNNAMED = {"config", "layers", "args", "kwargs", "inbound_nodes"}
-
-
-def _refuse_code(where: str, node: dict[str, Any]) -> None:
-    name = node["class_name"]
-    if name in ("__lambda__", "Lambda"):
-        raise UntrustedError(
-            f"{where} is a lambda: code is neither saved nor loaded. Give it a name: write a "
-            "Layer class, or a function, and register it with "
-            "keras.saving.register_keras_serializable()"
-        )
-    if name == "function" and not isinstance(node.get("config"), str):
-        raise UntrustedError(f"{where} is a function without a name")
+def _is_portable(node: dict[str, Any]) -> bool:
+    return trusted.is_known(node) or str(node.get("module")).startswith(_TORCH_OPTIMIZERS)
 
 
 def _make_portable(node: dict[str, Any]) -> None:
     """Undo what only makes sense on the backend and machine that saved."""
     # Keras has optimizers of its own for PyTorch, which no other backend can import.
-    if str(node.get("module")).startswith("keras.src.backend.torch.optimizers"):
+    if str(node.get("module")).startswith(_TORCH_OPTIMIZERS):
         node["module"], node["registered_name"] = "keras.optimizers", None
     # Vocabularies are assets, by content; their config may hold a path.
-    if node["class_name"] in _LOOKUPS and isinstance(node["config"], dict):
+    if node["class_name"] in trusted.LOOKUPS and isinstance(node["config"], dict):
         node["config"]["vocabulary"] = None
         node["config"]["idf_weights"] = None
+    if node["class_name"] == "RandomShear":
+        # Keras 3.15 writes a factor as the range that it refuses to read.
+        for factor in ("x_factor", "y_factor"):
+            low, high = node["config"][factor]
+            node["config"][factor] = high if low == -high else [low, high]
+    if not trusted.is_known(node) and node["class_name"] != "function":
+        node["registered_name"] = _registered(node) or node.get("registered_name")
+
+
+def _registered(node: dict[str, Any]) -> str | None:
+    """The name under which `milepost.register` knows the class of a node."""
+    home = (node.get("module"), node["class_name"])
+    for name, thing in registry.registered().items():
+        if home == (getattr(thing, "__module__", None), getattr(thing, "__name__", None)):
+            return name
+    return None
 
 
 def _needs(config: Any) -> list[str]:
     """What a program must register or pass before it can load the model."""
     needs = set()
-    for _, node in _nodes(config, "model"):
-        name, module = node["class_name"], node.get("module")
-        if name in _VALUES or known.is_class(module, name):
-            continue
-        if name == "function" and known.is_function(module, node["config"]):
+    for _, node in trusted.nodes(config, "model"):
+        name = node["class_name"]
+        if name in trusted.VALUES or trusted.is_known(node):
             continue
         needs.add(
             str(node.get("registered_name") or name) if name != "function" else node["config"]
