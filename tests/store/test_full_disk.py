@@ -134,8 +134,9 @@ for folder in ("store/partial", "store/data", "store/checkpoints", "store", ".")
 
 def open_path(path: Path) -> None:
     """Let another user reach a folder of pytest's, which is its owner's alone."""
-    for folder in [path, *list(path.parents)[:2]]:
-        os.chmod(folder, 0o755)
+    for folder in (path, *path.parents):
+        if not os.stat(folder).st_mode & 0o001:
+            os.chmod(folder, 0o755)
 
 
 def test_an_empty_state_needs_no_space(tmp_path: Path):
