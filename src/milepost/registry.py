@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, overload
 
@@ -103,6 +104,16 @@ def call(cls: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     return cls(*positional, **by_name)
 
 
+def _copied(value: Any, depth: int = 16) -> Any:
+    """A value whose containers are its own: a constructor may take items out of those it gets."""
+    kind = type(value)
+    if kind in (list, tuple, set) and depth:
+        return kind(_copied(item, depth - 1) for item in value)
+    if kind in (dict, OrderedDict) and depth:
+        return kind((key, _copied(item, depth - 1)) for key, item in value.items())
+    return value
+
+
 def _record_arguments(cls: type) -> None:
     """Let the class's constructor note what it is called with, before it runs."""
     kind: Any = cls
@@ -122,7 +133,7 @@ def _record_arguments(cls: type) -> None:
                 bound = {}  # the constructor itself will say what is wrong
             own = list(bound)[1:]
             with contextlib.suppress(AttributeError):  # it has slots, and no place for this
-                object.__setattr__(self, _ARGUMENTS, {key: bound[key] for key in own})
+                object.__setattr__(self, _ARGUMENTS, {key: _copied(bound[key]) for key in own})
         original(self, *args, **kwargs)
 
     recording.__milepost_records__ = cls  # type: ignore[attr-defined]

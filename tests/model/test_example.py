@@ -182,6 +182,17 @@ def test_an_example_that_is_none_of_ours(tmp_path):
         save_model(nn.Linear(1, 1), tmp_path / "model", example=object())
 
 
+def test_an_example_that_the_model_does_not_take(tmp_path):
+    with pytest.raises(errors.UsageError, match="does not take the example: RuntimeError: mat1"):
+        save_model(nn.Linear(2, 2), tmp_path / "model", example=torch.ones(2, 3))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_custom_objects_that_are_no_mapping(saved):
+    with pytest.raises(errors.UsageError, match="must map names to classes"):
+        load_model(saved, custom_objects=[Scaled])
+
+
 class Nan(nn.Module):
     def forward(self, x):
         return torch.stack([x / 0, x * float("nan"), -x])

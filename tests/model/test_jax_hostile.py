@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from typing import Any
 
@@ -39,6 +40,11 @@ def nested(depth):
     return node
 
 
+@dataclasses.dataclass
+class Record:
+    x: int
+
+
 def fields(cls, *pairs, **more):
     return {"module": cls, "fields": [list(pair) for pair in pairs], **more}
 
@@ -70,6 +76,15 @@ NODES = {
     "deep nesting": nested(400),
     "an unknown kind": {"exec": "import os"},
     "no node": [1, 2],
+    "an array twice": {"partial": [{"array": "jax"}, {"list": []}, {"dict": []}]},
+    "an enumeration that is none": {"enum": {"custom": "print"}, "member": "x"},
+    "a record of no class": {"dataclass": {"custom": "eval"}, "items": []},
+    "a record of a class outside the list": {"dataclass": POPEN, "items": [["args", "touch"]]},
+    "a tuple of no named tuple": {"namedtuple": {"custom": "Record"}, "items": [["x", 1]]},
+    "a record's own attribute": {"dataclass": {"custom": "Record"}, "items": [["__class__", 1]]},
+    "a scalar of too few bytes": {"scalar": ["float64", "00"]},
+    "a scalar of objects": {"scalar": ["object", "00" * 8]},
+    "a slice of no numbers": {"slice": [{"function": "os.system"}, 1, 1]},
     "two kinds": {"bytes": "AA==", "str": "AA=="},
 }
 
@@ -90,7 +105,7 @@ def test_nodes(saved, tmp_path, kind):
     rewrite(path, lambda body: body["structure"].update({where: NODES[kind]}))
     before = set(sys.modules)
     with pytest.raises(errors.MilepostError):
-        load_model(path, custom_objects={"eval": eval, "print": print})
+        load_model(path, custom_objects={"eval": eval, "print": print, "Record": Record})
     assert not {name for name in set(sys.modules) - before if not name.startswith("milepost")}
 
 

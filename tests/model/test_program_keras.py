@@ -40,6 +40,11 @@ def make(kind):
         return keras.Model(inputs, layers.LayerNormalization()(attention)), random.random(
             (3, 6, 8), "f"
         )
+    if kind == "normalization":
+        normalization = layers.Normalization()
+        normalization.adapt(random.random((30, 4)))
+        model = keras.Sequential([keras.Input((4,)), normalization, layers.Dense(2)])
+        return model, random.random((3, 4), "f")
     if kind == "two":
         return two_inputs(), {"a": random.random((2, 4), "f"), "b": random.random((2, 3), "f")}
     model = keras.Sequential([keras.Input((6,)), layers.Dense(100, "relu"), layers.Dense(3)])
@@ -48,7 +53,7 @@ def make(kind):
     return model, random.random((3, 6), "f")
 
 
-@pytest.mark.parametrize("kind", ["mlp", "cnn", "recurrent", "attention", "two"])
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "recurrent", "attention", "normalization", "two"])
 def test_a_program_predicts_what_the_model_does(kind, tmp_path):
     model, inputs = make(kind)
     milepost.save_model(model, tmp_path / "model", example=inputs, program=True)

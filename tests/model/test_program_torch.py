@@ -68,7 +68,10 @@ def document(path):
         return snapshot.document
 
 
-@pytest.mark.parametrize("kind", ["mlp", "cnn", "transformer", "lstm", "tied", "two"])
+LSTM = pytest.param("lstm", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "transformer", LSTM, "tied", "two"])
 def test_a_program_predicts_what_the_model_does(kind, tmp_path):
     model, inputs = make(kind)
     training = model.training
@@ -145,6 +148,53 @@ class Constant(nn.Module):
 def test_what_is_right_for_the_example_only_is_refused(tmp_path):
     with pytest.raises(errors.UnsupportedObjectError, match="with other inputs, predicts diff"):
         milepost.save_model(Constant(), tmp_path / "m", example=torch.ones(2, 2), program=True)
+
+
+class Odd(nn.Module):
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+    def forward(self, x):
+        if self.what == "passes its input on":
+            return {"x": x, "none": None, "more": (x + 1, [x])}
+        if self.what == "takes one row":
+            return x.reshape(1, 4) * 2
+        if self.what == "squeezes":
+            return x.squeeze() * 2
+        if self.what == "counts":
+            return {"x": 2 * x, "rows": x.shape[0]}
+        return x.unbind()
+
+
+@pytest.mark.parametrize(
+    ("what", "rows"),
+    [("passes its input on", 3), ("takes one row", 1), ("squeezes", 1), ("unbinds", 2)],
+)
+def test_odd_outputs_and_rows(what, rows, tmp_path):
+    x = torch.randn(rows, 4)
+    milepost.save_model(Odd(what), tmp_path / "m", example=x, program=True)
+    program = milepost.load_program(tmp_path / "m")
+    assert program.replay().difference == 0
+    found = program(x.numpy())
+    if what == "passes its input on":
+        assert found["none"] is None
+        assert (found["x"] == found["more"][1][0]).all()
+
+
+def test_a_number_that_is_no_array_must_not_depend_on_the_inputs(tmp_path):
+    with pytest.raises(errors.UnsupportedObjectError, match="rows is 2 with some inputs and 3"):
+        milepost.save_model(Odd("counts"), tmp_path / "m", example=torch.ones(2, 2), program=True)
+
+
+def test_one_row_may_not_be_another_matter(tmp_path):
+    class Alone(nn.Module):
+        def forward(self, x):
+            alone = not torch.compiler.is_exporting() and len(x) == 1
+            return x * 2 if alone else x
+
+    with pytest.raises(errors.UnsupportedObjectError, match="with other inputs"):
+        milepost.save_model(Alone(), tmp_path / "m", example=torch.ones(2, 2), program=True)
 
 
 def test_a_program_that_is_too_far_off_is_refused(tmp_path):

@@ -13,6 +13,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from torch import nn
+from transformers.integrations import hub_kernels
 
 import milepost
 from milepost import errors, load_model, save_model
@@ -288,3 +289,46 @@ def test_the_index_and_configuration_are_readable(tmp_path: Path):
             stored |= load_file(tmp_path / "model" / name)
     assert "transformer.wte.weight" in stored
     assert "lm_head.weight" not in stored  # tied: it is there under its first name
+
+
+def test_a_vocabulary_that_has_grown(tmp_path: Path):
+    model, _ = made("GPT2LMHeadModel")
+    model.resize_token_embeddings(model.config.vocab_size + 3, mean_resizing=False)
+    save_model(model, tmp_path / "model", strict=True)
+    assert same(load_model(tmp_path / "model"), model)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*input_require_grads:FutureWarning")
+def test_checkpointed_gradients(tmp_path: Path):
+    model, _ = made("LlamaForCausalLM")
+    model.gradient_checkpointing_enable()
+    with pytest.raises(errors.UnsupportedObjectError, match="disable_input_require_grads"):
+        save_model(model, tmp_path / "model")
+    model.gradient_checkpointing_disable()
+    model.disable_input_require_grads()
+    save_model(model, tmp_path / "model")
+    assert same(load_model(tmp_path / "model"), model)
+
+
+class Fetching(transformers.BertModel):
+    """As models do that compute with a kernel of the hub."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.pooler.dense.weight.no_decay = True
+        if getattr(config, "fetches", False):
+            hub_kernels.get_kernel("kernels-community/rwkv")
+
+
+def test_a_constructor_fetches_no_code(tmp_path: Path):
+    small = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 8}
+    model = Fetching(transformers.BertConfig(**small, intermediate_size=4))
+    before = hub_kernels.get_kernel, hub_kernels._kernels_enabled
+    save_model(model, tmp_path / "model")
+    loaded = load_model(tmp_path / "model", custom_objects={"Fetching": Fetching})
+    assert loaded.pooler.dense.weight.no_decay
+    rewrite(tmp_path / "model", lambda body: body["structure"]["config"].update(fetches=True))
+    with pytest.raises(errors.UntrustedError, match=r"kernels-community/rwkv.*is code"):
+        load_model(tmp_path / "model", custom_objects={"Fetching": Fetching})
+    assert before == (hub_kernels.get_kernel, hub_kernels._kernels_enabled)

@@ -11,7 +11,12 @@ import numpy as np
 
 from milepost import dtypes, frameworks, provenance, tree
 from milepost.dtypes import Array
-from milepost.errors import DifferentPredictionError, UnsupportedObjectError
+from milepost.errors import (
+    DifferentPredictionError,
+    MilepostError,
+    UnsupportedObjectError,
+    UsageError,
+)
 from milepost.formats.example import INPUTS, OUTPUTS, Example
 from milepost.frameworks.base import capture_objects
 from milepost.state import LeafSpec, Plain, is_array
@@ -30,9 +35,18 @@ def make_example(framework: Any, model: Any, inputs: Any, tolerance: float | Non
 
     Raises:
         UnsupportedObjectError: something of it is neither an array nor a plain value.
+        UsageError: the model raises an error with it.
     """
     before = _captured({INPUTS: inputs})
-    outputs = framework.predict(model, inputs)
+    try:
+        outputs = framework.predict(model, inputs)
+    except MilepostError:
+        raise
+    except Exception as error:  # whatever a model raises
+        raise UsageError(
+            f"the model does not take the example: {type(error).__name__}: {error}\nA tuple is "
+            "several arguments, a dict arguments by name (to a Keras model, its inputs by name)"
+        ) from error
     after = _captured({OUTPUTS: outputs})
     leaves = {
         name: np.array(leaf) if is_array(leaf) else leaf
@@ -149,6 +163,11 @@ def rebuilt(example: Example, kind: str) -> Any:
     return tree.build(example.inputs if kind == INPUTS else example.outputs, kind, leaf)
 
 
+def is_close(expected: Array, found: Array, tolerance: float) -> bool:
+    """Whether the largest difference, as a share of the largest value, is within a tolerance."""
+    return _difference(expected, found) <= tolerance
+
+
 def _difference(expected: Any, found: Any) -> float:
     """The largest difference, as a share of the largest expected value."""
     if not isinstance(expected, np.ndarray):
@@ -215,6 +234,10 @@ def _with_more_rows(framework: Any, model: Any, example: Example) -> dict[str, A
     except Exception:  # whatever a model raises that takes one number of rows only
         return None
     if outputs.keys() != dict(example.arrays(OUTPUTS)).keys():
+        return None
+    made = dict(example.arrays(OUTPUTS))
+    ranks = [(v.ndim, np.ndim(outputs[n])) for n, v in made.items() if isinstance(v, np.ndarray)]
+    if any(before != after for before, after in ranks):
         return None
     return {INPUTS: dict(more.arrays(INPUTS)), OUTPUTS: outputs}
 

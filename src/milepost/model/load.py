@@ -95,11 +95,11 @@ def replay(
 
 def _loaded(snapshot: ModelSnapshot, names: Names) -> tuple[Any, Any]:
     """A file's framework, and its model."""
-    framework = _framework(snapshot)
     try:
+        framework = _framework(snapshot)
         return framework, _build(framework, snapshot, names)
-    except UnknownClassError as error:
-        raise UnknownClassError(f"{error}{_ways_out(snapshot)}") from None
+    except (UnknownClassError, MissingPackageError) as error:
+        raise type(error)(f"{error}{_ways_out(snapshot)}") from error.__cause__
 
 
 def _replayed(framework: Any, model: Any, snapshot: ModelSnapshot, *, close: bool) -> Replay:

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from milepost import registry
-from milepost.errors import UntrustedError
+from milepost.errors import UnknownClassError, UntrustedError, UsageError
+from milepost.limits import shown
 
 
 class Names(Mapping[str, Any]):
@@ -21,6 +22,10 @@ class Names(Mapping[str, Any]):
     """
 
     def __init__(self, passed: Mapping[str, Any], *, trust: bool = False) -> None:
+        if not isinstance(passed, Mapping):
+            raise UsageError(
+                f"custom_objects must map names to classes and functions: found {shown(passed)}"
+            )
         self._known = {**registry.registered(), **passed}
         self.trust = trust
 
@@ -38,13 +43,19 @@ class Names(Mapping[str, Any]):
 
         Raises:
             UntrustedError: nobody said that the file is to be trusted.
+        UnknownClassError: there is no such module, or nothing of that name in it.
         """
         if not self.trust:
             raise UntrustedError(
                 f"the file names {module}.{name}, which has to be imported: pass trust=True if "
                 "the file is yours"
             )
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
+        try:
+            found: Any = importlib.import_module(module)
+            for part in name.split("."):
+                found = getattr(found, part)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise UnknownClassError(
+                f"the file names {module}.{name}, which cannot be imported: {error}"
+            ) from error
         return found

@@ -140,8 +140,9 @@ class PowerLossDisk:
 
     Until it is synced, a change may or may not be on the disk afterwards, whatever came
     before or after it: data of a file may be missing, cut short or zeroed, a name may be
-    absent or still the old one. This is more than any real filesystem forgets. `after_loss`
-    draws one of the possible disks.
+    absent or still the old one. This is more than any real filesystem forgets. Only folders
+    change their names in the order in which they were told to, and with all that is in them.
+    `after_loss` draws one of the possible disks.
     """
 
     renames_open_files = True
@@ -152,6 +153,7 @@ class PowerLossDisk:
         self._free = free
         self._names: dict[str, _File | None] = {"/": None}  # None: a folder
         self._synced_names: dict[str, _File | None] = {"/": None}
+        self._swaps: list[tuple[str, str]] = []  # of folders, not synced yet
         self._open: dict[Handle, _File] = {}
         self._locks: dict[str, int] = {}
         self._turn = threading.Lock()  # of threads that write at once
@@ -160,9 +162,16 @@ class PowerLossDisk:
         """A disk as it may be found after the loss of power."""
         draw = random.Random(seed)
         disk = PowerLossDisk(free=self._free)
-        names = dict(self._synced_names)
-        for name in self._names.keys() | self._synced_names.keys():
-            now, then = self._names.get(name, _GONE), self._synced_names.get(name, _GONE)
+        current, names = dict(self._names), dict(self._synced_names)
+        done = draw.randint(0, len(self._swaps))
+        for path, other in self._swaps[:done]:
+            # A folder that has got a name has one, whether or not it was synced before.
+            names = _swapped(names, path, other) | {other: None}
+        for pair in reversed(self._swaps[done:]):
+            current = _swapped(current, *pair)
+        before = dict(names)
+        for name in sorted(current.keys() | before.keys()):
+            now, then = current.get(name, _GONE), before.get(name, _GONE)
             if now is not then and draw.random() < 0.5:
                 if now is _GONE:
                     del names[name]
@@ -239,8 +248,25 @@ class PowerLossDisk:
 
     def rename(self, source: str, target: str) -> None:
         self._change()
+        if self.is_folder(source):
+            if target in self._names:
+                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), target)
+            self._swap(source, target)
+            return
         self._names[target] = self._find(source)
         del self._names[source]
+
+    def exchange(self, path: str, other: str) -> None:
+        self._change()
+        for name in (path, other):
+            if name not in self._names:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        self._swap(path, other)
+
+    def _swap(self, path: str, other: str) -> None:
+        """Let folders swap their names, with all that is in them; one of them may be absent."""
+        self._swaps.append((path, other))
+        self._names = _swapped(self._names, path, other)
 
     def link(self, source: str, target: str) -> None:
         self._change()
@@ -259,8 +285,17 @@ class PowerLossDisk:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
         self._names[path] = None
 
+    def remove_folder(self, path: str) -> None:
+        self._change()
+        if self.list(path):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
+        del self._names[path]
+
     def sync_folder(self, path: str) -> None:
         self._change()
+        for pair in [pair for pair in self._swaps if os.path.dirname(pair[0]) == path]:
+            self._synced_names = _swapped(self._synced_names, *pair)
+            self._swaps.remove(pair)
         elsewhere = {n: f for n, f in self._synced_names.items() if os.path.dirname(n) != path}
         self._synced_names = elsewhere | {
             n: f for n, f in self._names.items() if os.path.dirname(n) == path or n == "/"
@@ -299,6 +334,18 @@ class PowerLossDisk:
 
 
 _GONE = object()
+
+
+def _swapped(names: dict[str, _File | None], path: str, other: str) -> dict[str, _File | None]:
+    """The same names, but for two folders, and what is in them, that swap theirs."""
+
+    def new(name: str) -> str:
+        for source, target in ((path, other), (other, path)):
+            if name == source or name.startswith(source + "/"):
+                return target + name[len(source) :]
+        return name
+
+    return {new(name): file for name, file in names.items()}
 
 
 def _parents(path: str) -> Iterator[str]:

@@ -9,13 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from milepost.digest import Buffer
 from milepost.storage.filesystem import UNSUPPORTED, FileSystem, OperatingSystem
-from milepost.storage.local import (
-    _check_space,
-    _create_locked,
-    _fill,
-    _remove_dead,
-    _translated,
-)
+from milepost.storage.local import check_space, create_locked, fill, remove_dead, translated
 
 # Beside the file that a live writer holds locked, `.NAME.RANDOM.partial`: its new folder, and
 # the old one for as long as it has no other name.
@@ -52,13 +46,13 @@ def replace_folder(
     fs = filesystem or OperatingSystem()
     path = os.path.realpath(path)
     above, base = os.path.split(path)
-    with _translated(path, "write"), contextlib.ExitStack() as alive:
+    with translated(path, "write"), contextlib.ExitStack() as alive:
         if not fs.is_folder(above):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), above)
-        _check_space(fs, above, path, sum(nbytes for _, nbytes in files.values()))
+        check_space(fs, above, path, sum(nbytes for _, nbytes in files.values()))
         _remove_dead_folders(fs, above, base)
-        _remove_dead(fs, above, base)
-        lock, handle = _create_locked(fs, above, base, alive)
+        remove_dead(fs, above, base)
+        lock, handle = create_locked(fs, above, base, alive)
         fs.close(handle)
         new = lock + _NEW
         try:
@@ -78,7 +72,7 @@ def replace_folder(
 def _write(fs: FileSystem, folder: str, files: Mapping[str, Contents]) -> None:
     fs.make_folder(folder)
     for name, (parts, _) in files.items():
-        _fill(fs, fs.create(os.path.join(folder, name)), parts)
+        fill(fs, fs.create(os.path.join(folder, name)), parts)
     fs.sync_folder(folder)
 
 

@@ -46,13 +46,13 @@ class LocalStorage:
             raise NotAStoreError(
                 f"{self._root} is a file, not a store of checkpoints: save elsewhere"
             )
-        with _translated(self._root, "make the folder"):
+        with translated(self._root, "make the folder"):
             make_folders(self._fs, self._root)
 
     def list(self, folder: str) -> list[str]:
         path = self._path(folder) if folder else self._root
         try:
-            with _translated(path, "list"):
+            with translated(path, "list"):
                 return self._fs.list(path)
         except PathNotFoundError:
             return []
@@ -78,12 +78,12 @@ class LocalStorage:
         """Write and sync an object under `partial/`; the block gives it its final name."""
         final = self._path(name)
         partial = self._path(f"{_PARTIAL}/{secrets.token_hex(8)}-{os.path.basename(final)}")
-        with _translated(final, "write"):
-            _check_space(self._fs, self._root, final, nbytes)
+        with translated(final, "write"):
+            check_space(self._fs, self._root, final, nbytes)
             make_folders(self._fs, os.path.dirname(final))
             make_folders(self._fs, os.path.dirname(partial))
             with _removed_on_error(self._fs, partial):
-                _fill(self._fs, self._fs.create(partial), parts)
+                fill(self._fs, self._fs.create(partial), parts)
                 yield partial, final
 
     def _name_once(self, partial: str, final: str) -> None:
@@ -116,11 +116,11 @@ class LocalStorage:
         folders = set()
         for name in names:
             path = self._path(name)
-            with _translated(path, "delete"), contextlib.suppress(FileNotFoundError):
+            with translated(path, "delete"), contextlib.suppress(FileNotFoundError):
                 self._fs.unlink(path)
                 folders.add(os.path.dirname(path))
         for folder in sorted(folders):
-            with _translated(folder, "sync"):
+            with translated(folder, "sync"):
                 self._fs.sync_folder(folder)
 
     def lock(self, *, exclusive: bool, wait: bool = True) -> AbstractContextManager[bool]:
@@ -130,7 +130,7 @@ class LocalStorage:
     def _lock(self, exclusive: bool, wait: bool) -> Iterator[bool]:
         path = self._path("lock")
         with contextlib.ExitStack() as held:
-            with _translated(path, "lock"):
+            with translated(path, "lock"):
                 if not self._fs.exists(path):
                     with contextlib.suppress(FileExistsError):
                         self._fs.close(self._fs.create(path))
@@ -162,7 +162,7 @@ class FileSource:
     def read_into(self, offset: int, buffer: memoryview) -> int:
         if not self._close.alive:
             raise ValueError(f"{self._name} is closed")
-        with _translated(self._name, "read"):
+        with translated(self._name, "read"):
             return self._fs.read_into(self._handle, offset, buffer)
 
     def close(self) -> None:
@@ -177,7 +177,7 @@ def open_file(path: str, filesystem: FileSystem | None = None) -> FileSource:
         StorageError: it cannot be read, a folder for one.
     """
     fs = filesystem or OperatingSystem()
-    with _translated(path, "open"):
+    with translated(path, "open"):
         if fs.is_folder(path):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         return FileSource(fs, path, fs.open(path))
@@ -212,15 +212,15 @@ def replacing(
     """
     fs = filesystem or OperatingSystem()
     folder, base = os.path.split(os.path.abspath(path))
-    with _translated(path, "write"):
+    with translated(path, "write"):
         if not fs.is_folder(folder):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
         if fs.is_folder(path):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        _check_space(fs, folder, path, nbytes)
-        _remove_dead(fs, folder, base)
+        check_space(fs, folder, path, nbytes)
+        remove_dead(fs, folder, base)
         with contextlib.ExitStack() as alive:
-            partial, handle = _create_locked(fs, folder, base, alive)
+            partial, handle = create_locked(fs, folder, base, alive)
             with _removed_on_error(fs, partial):
                 with _synced(fs, handle):
                     yield fs, handle
@@ -230,7 +230,7 @@ def replacing(
         fs.sync_folder(folder)
 
 
-def _create_locked(
+def create_locked(
     fs: FileSystem, folder: str, base: str, alive: contextlib.ExitStack
 ) -> tuple[str, Handle]:
     """A new file, locked until `alive` ends, by which `_remove_dead` knows that its writer lives.
@@ -251,7 +251,7 @@ def _create_locked(
         fs.close(handle)
 
 
-def _remove_dead(fs: FileSystem, folder: str, base: str) -> None:
+def remove_dead(fs: FileSystem, folder: str, base: str) -> None:
     for name in fs.list(folder):
         if name.startswith(f".{base}.") and name.endswith(".partial"):
             path = os.path.join(folder, name)
@@ -277,7 +277,7 @@ def make_folders(fs: FileSystem, path: str) -> None:
     fs.sync_folder(parent)
 
 
-def _fill(fs: FileSystem, handle: Handle, parts: Iterable[Buffer]) -> None:
+def fill(fs: FileSystem, handle: Handle, parts: Iterable[Buffer]) -> None:
     with _synced(fs, handle):
         for part in parts:
             fs.write(handle, part)
@@ -293,7 +293,7 @@ def _synced(fs: FileSystem, handle: Handle) -> Iterator[None]:
         fs.close(handle)
 
 
-def _check_space(fs: FileSystem, folder: str, path: str, nbytes: int) -> None:
+def check_space(fs: FileSystem, folder: str, path: str, nbytes: int) -> None:
     while not fs.exists(folder) and os.path.dirname(folder) != folder:
         folder = os.path.dirname(folder)
     free = fs.free_bytes(folder)
@@ -315,7 +315,7 @@ def _removed_on_error(fs: FileSystem, path: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _translated(path: str, doing: str) -> Iterator[None]:
+def translated(path: str, doing: str) -> Iterator[None]:
     """The operating system's errors in words that say what to do."""
     try:
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -51,10 +52,14 @@ def arguments(module: nn.Module) -> Arguments:
     cls = class_of(module)
     recipe = _RECIPES.get(cls)
     if recipe is not None:
-        return Arguments(recipe(module), complete=True)
+        try:
+            return Arguments(recipe(module), complete=True)
+        except AttributeError as error:  # of a part that is no longer what its class makes
+            raise NoArgument(error.name) from None
     noted = registry.arguments_of(module, cls)
     if noted is not None:
-        return Arguments({k: v for k, v in noted.items() if k != "device"}, complete=True)
+        elsewhere = {key for key in noted if _is_elsewhere(cls, key, noted[key])}
+        return Arguments({k: v for k, v in noted.items() if k not in elsewhere}, complete=True)
     return _guessed(module, cls)
 
 
@@ -67,8 +72,10 @@ def _guessed(module: nn.Module, cls: type[nn.Module]) -> Arguments:
             continue
         value = getattr(module, name, NoArgument)
         hidden = name == "dtype" or (name.startswith("_") and not is_state(module, value))
-        if name == "device" or (is_known(cls) and hidden):
+        if _is_elsewhere(cls, name, value) or (is_known(cls) and hidden):
             continue
+        if isinstance(value, enum.Enum) and isinstance(value, str | int):
+            value = value.value  # what its constructor was given, as often as not
         if name == "bias" and (name in module._parameters or is_parametrized(module, name)):
             value = value is not None
         complete = complete and value is not NoArgument
@@ -77,6 +84,14 @@ def _guessed(module: nn.Module, cls: type[nn.Module]) -> Arguments:
         elif parameter.default is parameter.empty:
             raise NoArgument(name)
     return Arguments(found, complete)
+
+
+def _is_elsewhere(cls: type[nn.Module], name: str, value: Any) -> bool:
+    """Whether an argument is a device that another machine may lack, and that may be left out."""
+    if name != "device":
+        return False
+    required = any(p.name == name and p.default is p.empty for p in parameters(cls))
+    return is_known(cls) or not (required or str(value) == "cpu")
 
 
 def parameters(cls: type[nn.Module]) -> list[inspect.Parameter]:
@@ -119,14 +134,16 @@ def _transformer_layer(module: Any) -> dict[str, Any]:
     return {
         "d_model": module.self_attn.embed_dim,
         "nhead": module.self_attn.num_heads,
-        "dim_feedforward": module.linear1.out_features,
+        # What stands in the place of either, such as an adapter, need not have features.
+        "dim_feedforward": getattr(module.linear1, "out_features", None)
+        or module.linear2.in_features,
         "dropout": module.dropout.p,
         # A copy of a decoder layer forgets that it has an activation that is a module.
         "activation": module._modules.get("activation", module.activation),
         "layer_norm_eps": module.norm1.eps,
         "batch_first": module.self_attn.batch_first,
         "norm_first": module.norm_first,
-        "bias": module.linear1.bias is not None,
+        "bias": getattr(module.linear1, "bias", module.norm1.bias) is not None,
     }
 
 

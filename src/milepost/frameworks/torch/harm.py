@@ -19,6 +19,8 @@ _INSTEAD = {
     "torch.nn.utils.weight_norm",
     "SpectralNorm": "make it with torch.nn.utils.parametrizations.spectral_norm instead of "
     "torch.nn.utils.spectral_norm",
+    "make_inputs_require_grads": "call the model's gradient_checkpointing_disable() and "
+    "disable_input_require_grads()",
     "BasePruningMethod": "make the pruning permanent with torch.nn.utils.prune.remove",
 }
 
@@ -69,4 +71,5 @@ def _problem(part: nn.Module) -> str | None:
 
 def _instead(hooks: list[Any]) -> str:
     kinds = [base.__name__ for hook in hooks for base in type(hook).__mro__]
+    kinds += [str(getattr(hook, "__name__", "")) for hook in hooks]
     return next((_INSTEAD[kind] for kind in kinds if kind in _INSTEAD), "remove them first")

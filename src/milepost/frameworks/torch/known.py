@@ -49,7 +49,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         *("logsigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "softplus"),
         *("softsign", "tanh", "tanhshrink", "cosine_similarity", "pairwise_distance"),
     )
-} | {f"torch.{name}": getattr(torch, name) for name in ("relu", "sigmoid", "sin", "tanh")}
+} | {
+    f"torch.{name}": getattr(torch, name)
+    for name in ("cos", "exp", "relu", "sigmoid", "sin", "square", "tanh")
+}
 DTYPES: dict[str, torch.dtype] = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in vars(torch).values()

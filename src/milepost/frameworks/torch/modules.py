@@ -72,7 +72,7 @@ def apply(module: torch.nn.Module, name: str, node: Structure, saved: Saved) -> 
         child, child_node = join(name, own_name(key)), nodes.get(own_name(key))
         if isinstance(item, torch.Tensor):
             if saved.has(child):
-                restored[key] = from_array(saved.leaves[child])
+                restored[key] = _in_the_place_of(item, from_array(saved.leaves[child]))
         elif own_name(key) in nodes and saved.can_build(child, child_node):
             restored[key] = saved.build(child, child_node)
     state.update(restored)
@@ -84,10 +84,29 @@ def apply(module: torch.nn.Module, name: str, node: Structure, saved: Saved) -> 
     return module
 
 
+def _in_the_place_of(item: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor that may replace one without values: it lies in memory as that does."""
+    as_it_is = not item.is_meta or item.stride() == tensor.stride() or item.shape != tensor.shape
+    return tensor if as_it_is else laid_out(tensor, item.stride())
+
+
+def laid_out(tensor: torch.Tensor, strides: tuple[int, ...]) -> torch.Tensor:
+    """The same values, lying in memory by other strides."""
+    new = torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device)
+    return new.copy_(tensor)
+
+
 def _assign(module: torch.nn.Module, state: dict[str, Any]) -> None:
     """Let a model without values take the tensors themselves, and share what it shared."""
     shared = ties(module)
+    # What a constructor has noted on its parameters: that they are not to decay, say.
+    before = module.state_dict(keep_vars=True).items()
+    notes = {name: vars(tensor) for name, tensor in before if isinstance(tensor, torch.Tensor)}
     module.load_state_dict(state, assign=True)
+    for name, noted in notes.items():
+        tensor = get_tensor(module, name) if noted else None
+        if tensor is not None:
+            vars(tensor).update(noted)
     for key, first in shared.items():
         set_tensor(module, key, get_tensor(module, first))
 

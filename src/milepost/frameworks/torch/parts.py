@@ -25,6 +25,8 @@ _INTERNAL = frozenset(vars(nn.Module())) | {
     "_torchdynamo_wrapper_id",
     "get_compiler_config",
 }
+# On tensors: what `torch.compile`, Transformers, and PyTorch's own lazy classes leave there.
+_NOTED_BY_LIBRARIES = ("_dynamo", "_is_hf_initialized", "persistent", "_is_param", "_is_buffer")
 # Values that `==` tells apart; a class is itself only.
 ATOMS = (type(None), bool, int, float, complex, str, bytes, type, CodeType, torch.dtype)
 
@@ -36,6 +38,11 @@ class Opaque(Exception):
 def attributes(module: nn.Module) -> dict[str, Any]:
     """What the class of a module, or whoever used the module, has put on it."""
     return {key: value for key, value in vars(module).items() if key not in _INTERNAL}
+
+
+def notes(tensor: torch.Tensor) -> dict[str, Any]:
+    """What a class, or whoever used a tensor, has put on it; not what libraries keep there."""
+    return {key: v for key, v in vars(tensor).items() if not key.startswith(_NOTED_BY_LIBRARIES)}
 
 
 def parts(value: Any) -> list[Any]:
@@ -92,6 +99,8 @@ def needs_values(module: nn.Module) -> bool:
         return True
     if any(isinstance(part, _Orthogonal) for part in module.modules()):
         return True  # whether it has a base depends on what can be computed
+    if any(type(parameter) is not nn.Parameter for parameter in module.parameters()):
+        return True  # of a class of the user's, and what takes its place would not be
     met: dict[int, Any] = {id(part): part for part in module.modules()}
     # PyTorch's own classes hold nothing but their state, in attributes too (`_flat_weights`).
     owners = [part for part in module.modules() if not known.is_known(known.class_of(part))]
@@ -109,4 +118,4 @@ def _holds_values(value: Any, met: dict[int, Any]) -> bool:
     try:
         return any(_holds_values(part, met) for part in parts(value))
     except (Opaque, RecursionError):
-        return False
+        return True  # it may

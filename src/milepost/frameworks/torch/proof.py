@@ -12,7 +12,7 @@ from torch import nn
 from milepost.frameworks.torch.known import class_of
 from milepost.frameworks.torch.memory import overlap
 from milepost.frameworks.torch.modules import firsts
-from milepost.frameworks.torch.parts import ATOMS, Opaque, attributes, parts
+from milepost.frameworks.torch.parts import ATOMS, Opaque, attributes, notes, parts
 from milepost.frameworks.torch.tensors import to_array
 
 _MISSING = object()
@@ -38,7 +38,9 @@ def difference(original: nn.Module, rebuilt: nn.Module, *, forgets: bool) -> str
             return f"{called(name, mine[name])} comes out with {problem}"
     if list(mine) != list(theirs):
         return "the model comes out with its modules in another order"
-    return _tensor_difference(original, rebuilt) or _sharing_difference(original, rebuilt)
+    return _tensor_difference(original, rebuilt, comparison) or _sharing_difference(
+        original, rebuilt
+    )
 
 
 def called(path: str, module: nn.Module) -> str:
@@ -63,7 +65,9 @@ class Comparison:
         printed = not isinstance(a, nn.ParameterList | nn.ParameterDict)
         if printed and a.extra_repr() != b.extra_repr():
             return f"{b.extra_repr()!r} instead of {a.extra_repr()!r}"
-        mine, theirs = attributes(a), attributes(b)
+        return self.attributes_problem(attributes(a), attributes(b))
+
+    def attributes_problem(self, mine: dict[str, Any], theirs: dict[str, Any]) -> str | None:
         for key in [*mine, *theirs]:
             x, y = mine.get(key, _MISSING), theirs.get(key, _MISSING)
             if x is _MISSING or y is _MISSING:
@@ -154,7 +158,7 @@ def _shown(value: Any) -> str:
         return f"a {type(value).__name__}"
 
 
-def _tensor_difference(a: nn.Module, b: nn.Module) -> str | None:
+def _tensor_difference(a: nn.Module, b: nn.Module, comparison: Comparison) -> str | None:
     mine, theirs = a.state_dict(keep_vars=True), b.state_dict(keep_vars=True)
     for name in [*mine, *theirs]:
         if name not in mine or name not in theirs:
@@ -165,12 +169,19 @@ def _tensor_difference(a: nn.Module, b: nn.Module) -> str | None:
             return f"{name!r} is extra state that is no tensor"
         if x.shape != y.shape or type(x) is not type(y):
             return f"{name!r} comes out as {list(y.shape)} instead of {list(x.shape)}"
+        if problem := comparison.attributes_problem(notes(x), notes(y)):
+            return f"the tensor {name!r} comes out with {problem}"
+    if list(mine) != list(theirs):
+        return "the model comes out with its tensors in another order"
     loose, others = (dict(m.named_buffers(remove_duplicate=False)) for m in (a, b))
     for name in [*loose, *others]:
         if name in mine:
             continue
         if name not in loose or name not in others or not _equal(loose[name], others[name]):
-            return f"the buffer {name!r} is not saved (persistent=False) and comes out different"
+            return (
+                f"the buffer {name!r} is not saved (persistent=False) and comes out different: "
+                "make it persistent, or let the constructor compute what it holds"
+            )
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 import math
 import warnings
@@ -16,7 +17,7 @@ from milepost import registry
 from milepost.errors import DamagedError, UnknownClassError
 from milepost.frameworks.torch import known
 from milepost.frameworks.torch.parametrizations import PARAMETRIZATIONS, register
-from milepost.frameworks.torch.writer import SEQUENCES, dotted
+from milepost.frameworks.torch.writer import MAPPINGS, SEQUENCES, dotted
 from milepost.record import decode_plain
 from milepost.state import LeafSpec
 
@@ -150,9 +151,15 @@ class Reader:
         if kind in SEQUENCES:
             items = [self._argument(x, dotted(path, str(i))) for i, x in enumerate(inner)]
             return SEQUENCES[kind](items)
-        if kind == "dict":
+        if kind in MAPPINGS:
             pairs = [(decode_plain(k), x) for k, x in inner]
-            return {k: self._argument(x, dotted(path, str(k))) for k, x in pairs}
+            return MAPPINGS[kind]((k, self._argument(x, dotted(path, str(k)))) for k, x in pairs)
+        if kind in ("range", "slice"):
+            return (range if kind == "range" else slice)(*inner)
+        if kind == "device":
+            return torch.device(inner)
+        if kind == "enum":
+            return self._member(inner, path)
         if kind == "module":
             return self.module(inner, path)
         if kind == "tensor":
@@ -173,6 +180,12 @@ class Reader:
         if kind == "dtype" and inner in known.DTYPES:
             return known.DTYPES[inner]
         return decode_plain(value)
+
+    def _member(self, node: Any, path: str) -> enum.Enum:
+        cls = self._class(node, path)
+        if not issubclass(cls, enum.Enum) or node["member"] not in cls.__members__:
+            raise UnknownClassError(f"{path!r} is {node['member']!r:.80} of {cls!r:.80}, no such")
+        return cls.__members__[node["member"]]
 
     def _object(self, node: Any, path: str) -> Any:
         """An argument that is no module, such as a configuration.

@@ -17,8 +17,7 @@ What was put into a module after its constructor had run is in its node as well:
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -33,11 +32,11 @@ from milepost.errors import (
 from milepost.frameworks.base import ModelParts
 from milepost.frameworks.torch.changes import Places, changes
 from milepost.frameworks.torch.harm import lost, refuse
-from milepost.frameworks.torch.known import DTYPES
-from milepost.frameworks.torch.modules import firsts, get_tensor, set_tensor, ties, unwrapped
+from milepost.frameworks.torch.modules import unwrapped
 from milepost.frameworks.torch.parts import needs_values
 from milepost.frameworks.torch.proof import called, difference
 from milepost.frameworks.torch.reader import Reader
+from milepost.frameworks.torch.settings import default_dtype, settings, settle, specs_of
 from milepost.frameworks.torch.writer import Writer
 from milepost.state import LeafSpec
 
@@ -61,9 +60,10 @@ def describe(module: nn.Module) -> ModelParts:
     if problem:
         raise UnsupportedObjectError(
             f"{problem}, so the model could not be loaded again. Register its class with "
-            "@milepost.register before it is used, make each argument of the constructor an "
-            "attribute of the same name, set other attributes there only, or save a "
-            "Checkpoint, which needs no structure"
+            "@milepost.register before it is used, or make each argument of the constructor an "
+            "attribute of the same name; set other attributes there only, and make a buffer of "
+            "what changes later; put a new module in the place of one of PyTorch's own that was "
+            "changed; or save a Checkpoint, which needs no structure"
         )
     return ModelParts(structure, lost=lost(module))
 
@@ -90,18 +90,6 @@ def _proved(module: nn.Module) -> tuple[dict[str, Any], str | None]:
 def _structure(module: nn.Module, writer: Writer) -> dict[str, Any]:
     node = writer.node(module, "")
     return {"module": node, **settings(module), "needs": sorted(writer.custom)}
-
-
-def settings(module: nn.Module) -> dict[str, Any]:
-    """What there is to tell of a module beside what its constructors make; `settle` reads it."""
-    return {
-        "evaluation": [name for name, part in module.named_modules() if not part.training],
-        "frozen": [name for name, p in module.named_parameters() if not p.requires_grad],
-        "ties": ties(module),
-        "shared_buffers": _shared_buffers(module),
-        "unsaved_buffers": _unsaved_buffers(module),
-        "default_dtype": _name(torch.get_default_dtype()),
-    }
 
 
 def build(
@@ -136,26 +124,6 @@ def _built(
         return settle(module, structure, specs)
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise DamagedError(f"the model's structure is malformed: {error!r:.200}") from error
-
-
-def settle(
-    module: nn.Module, structure: Mapping[str, Any], specs: Mapping[str, LeafSpec] | None
-) -> nn.Module:
-    """Give a module, fresh from its constructor, the settings that were saved."""
-    for name, first in structure["ties"].items():
-        _tie(module, name, first)
-    if "shared_buffers" in structure:
-        _share_buffers(module, structure["shared_buffers"])
-    dtypes = {name: spec.dtype for name, spec in (specs or {}).items()}
-    for name, dtype in {**dtypes, **structure.get("unsaved_buffers", {})}.items():
-        _adopt_dtype(module, name, dtype)
-    evaluation = set(structure["evaluation"])
-    for name, part in module.named_modules():
-        part.training = name not in evaluation
-    frozen = set(structure["frozen"])
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name not in frozen and _has_gradients(parameter.dtype))
-    return module
 
 
 def _made(
@@ -201,68 +169,3 @@ def _cannot_build(reader: Reader, error: Exception) -> UsageError:
         f"PyTorch {torch.__version__} cannot rebuild the model: its module {reader.at} raises "
         f"{type(error).__name__}: {error}"
     )
-
-
-@contextlib.contextmanager
-def default_dtype(name: str | None) -> Iterator[None]:
-    """Constructors compute in the dtype that was PyTorch's default when the model was saved."""
-    before, dtype = torch.get_default_dtype(), DTYPES.get(str(name))
-    try:
-        if dtype is not None and dtype.is_floating_point:
-            torch.set_default_dtype(dtype)
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-def _tie(module: nn.Module, name: str, first: str) -> None:
-    # A class that is another by now may lack either: the plan of the restore says so.
-    tensor = get_tensor(module, first)
-    if tensor is not None and get_tensor(module, name) is not None:
-        set_tensor(module, name, tensor)
-
-
-def _share_buffers(module: nn.Module, shared: Mapping[str, str]) -> None:
-    """Share the buffers that were shared, and no others: `half()` and `to()` part them."""
-    buffers = dict(module.named_buffers(remove_duplicate=False))
-    for name, first in firsts(buffers.items()).items():
-        if name in shared:
-            _tie(module, name, shared[name])
-        elif first != name:
-            set_tensor(module, name, buffers[name].clone())
-
-
-def _shared_buffers(module: nn.Module) -> dict[str, str]:
-    """The name of each buffer that stands in several places -> its first name."""
-    found = firsts(module.named_buffers(remove_duplicate=False))
-    return {name: first for name, first in found.items() if name != first}
-
-
-def _unsaved_buffers(module: nn.Module) -> dict[str, str]:
-    """The dtypes of the buffers that are not part of the state (persistent=False)."""
-    saved = module.state_dict().keys()
-    named = module.named_buffers(remove_duplicate=False)
-    return {name: _name(buffer.dtype) for name, buffer in named if name not in saved}
-
-
-def specs_of(module: nn.Module) -> dict[str, LeafSpec]:
-    state = module.state_dict().items()
-    tensors = {name: t for name, t in state if isinstance(t, torch.Tensor)}
-    return {name: LeafSpec(_name(t.dtype), tuple(t.shape)) for name, t in tensors.items()}
-
-
-def _adopt_dtype(module: nn.Module, name: str, wanted: str) -> None:
-    tensor, dtype = get_tensor(module, name), DTYPES.get(wanted)
-    if tensor is None or dtype is None or tensor.dtype == dtype:
-        return
-    if not _has_gradients(dtype):
-        tensor.requires_grad_(False)
-    tensor.data = tensor.data.to(dtype)  # the same object, wherever it stands
-
-
-def _has_gradients(dtype: torch.dtype) -> bool:
-    return dtype.is_floating_point or dtype.is_complex
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

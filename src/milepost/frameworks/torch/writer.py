@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
-from types import BuiltinFunctionType, FunctionType
+from collections import OrderedDict
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,11 @@ from milepost.frameworks.torch.proof import called
 from milepost.record import encode_plain
 from milepost.state import PLAIN_TYPES
 
-SEQUENCES: dict[str, type[Any]] = {"tuple": tuple, "list": list, "size": torch.Size}
+SEQUENCES: dict[str, type[Any]] = {
+    **{cls.__name__: cls for cls in (tuple, list, set, frozenset)},
+    "size": torch.Size,
+}
+MAPPINGS: dict[str, type[Any]] = {"dict": dict, "ordered_dict": OrderedDict}
 
 
 class Writer:
@@ -107,8 +112,8 @@ class Writer:
             found = arguments(module)
         except NoArgument as error:
             raise UnsupportedObjectError(
-                f"{called(path, module)}: its constructor needs {str(error)!r}, and the module "
-                f"has no attribute of that name. Add `self.{error} = {error}` to its __init__, "
+                f"{called(path, module)}: its constructor needs {str(error)!r}, and there is "
+                f"no attribute of that name. Add `self.{error} = {error}` to its __init__, "
                 "register its class with @milepost.register before it is used, or save a "
                 "Checkpoint, which needs no structure"
             ) from None
@@ -131,7 +136,7 @@ class _Arguments:
 
     def of(self, value: Any, at: str) -> Any:
         if isinstance(value, enum.Enum):
-            value = value.value
+            return {"enum": {**self._class(type(value)), "member": value.name}}
         if isinstance(value, np.generic):
             value = value.item()
         if isinstance(value, PLAIN_TYPES):
@@ -139,14 +144,19 @@ class _Arguments:
         for kind, cls in SEQUENCES.items():
             if type(value) is cls:
                 return {kind: [self.of(x, dotted(at, str(i))) for i, x in enumerate(value)]}
-        if type(value) is dict and all(isinstance(key, PLAIN_TYPES) for key in value):
+        if type(value) in (range, slice):
+            return {type(value).__name__: [value.start, value.stop, value.step]}
+        if type(value) in MAPPINGS.values() and all(isinstance(key, PLAIN_TYPES) for key in value):
             items = [(encode_plain(k), self.of(x, dotted(at, str(k)))) for k, x in value.items()]
-            return {"dict": [list(item) for item in items]}
+            name = "dict" if type(value) is dict else "ordered_dict"
+            return {name: [list(item) for item in items]}
         return self._thing(value, at)
 
     def _thing(self, value: Any, at: str) -> Any:
         if isinstance(value, torch.dtype):
             return {"dtype": str(value).removeprefix("torch.")}
+        if isinstance(value, torch.device):
+            return {"device": str(value)}
         if isinstance(value, Template):
             return {"module": self._template(value.module, at)}
         if isinstance(value, nn.Module):
@@ -160,14 +170,17 @@ class _Arguments:
             if value is function:
                 return {"function": name}
         if (noted := _noted(value)) is not None:
-            cls = self._writer._custom(type(value), called(self._path, self._module))
+            cls = self._class(type(value))
             given = {key: self.of(x, dotted(at, key)) for key, x in noted.items()}
             return {"object": {**cls, "arguments": given}}
         if isinstance(value, type) and value.__module__ != "builtins":
-            return {"type": self._writer._class(value, called(self._path, self._module))}
-        if isinstance(value, FunctionType | BuiltinFunctionType) and value.__name__.isidentifier():
+            return {"type": self._class(value)}
+        if _is_function(value):
             return {"callable": self._writer._custom(value, called(self._path, self._module))}
         raise self._unsupported(value, at)
+
+    def _class(self, cls: type) -> dict[str, Any]:
+        return self._writer._class(cls, called(self._path, self._module))
 
     def _template(self, module: nn.Module, at: str) -> dict[str, Any]:
         writer = Writer()
@@ -189,9 +202,9 @@ class _Arguments:
         return UnsupportedObjectError(
             f"{called(self._path, self._module)}: its constructor's argument {name!r} is "
             f"{value!r:.80}, of the class {type(value).__name__}: expected a plain value, a "
-            "list, tuple or dict, a dtype, a module, a dataclass, or a class or function with a "
-            "name. Take such arguments (let the constructor make a tensor, as a buffer or "
-            "parameter), or save a Checkpoint, which needs no structure"
+            "list, tuple, set or dict, an enum, a dtype, a module, a dataclass, or a class or "
+            "function with a name. Take such arguments (let the constructor make a tensor, as a "
+            "buffer or parameter), or save a Checkpoint, which needs no structure"
         )
 
 
@@ -201,6 +214,13 @@ def _noted(value: Any) -> dict[str, Any] | None:
         fields = dataclasses.fields(value)
         return {field.name: getattr(value, field.name) for field in fields if field.init}
     return registry.arguments_of(value)
+
+
+def _is_function(value: Any) -> bool:
+    """Whether it is a function with a name, and not one of an object's methods."""
+    if isinstance(value, BuiltinFunctionType):
+        return value.__self__ is None or isinstance(value.__self__, ModuleType | type)
+    return isinstance(value, FunctionType) and value.__name__.isidentifier()
 
 
 def dotted(path: str, key: str) -> str:

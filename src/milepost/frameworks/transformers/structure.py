@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -16,12 +17,13 @@ from milepost.errors import (
     MilepostError,
     UnknownClassError,
     UnsupportedObjectError,
+    UntrustedError,
     UsageError,
 )
 from milepost.frameworks.base import ModelParts
 from milepost.frameworks.torch.harm import lost, refuse
 from milepost.frameworks.torch.proof import difference
-from milepost.frameworks.torch.structure import default_dtype, settings, settle, specs_of
+from milepost.frameworks.torch.settings import default_dtype, settings, settle, specs_of
 from milepost.frameworks.transformers.config import (
     config_of,
     generation_config_of,
@@ -31,8 +33,12 @@ from milepost.frameworks.transformers.config import (
 )
 from milepost.state import LeafSpec
 
-# What Transformers notes on a module, and does not compute with.
-_NOTES = ("name_or_path", "_is_hf_initialized", "_use_kernels", "_weight_conversions")
+# What Transformers notes on a module, and does not compute with, or not while gradients are not
+# checkpointed. The configuration has the size of the vocabulary; the model too, if it changed.
+_NOTES = (
+    *("name_or_path", "_is_hf_initialized", "_use_kernels", "_weight_conversions"),
+    *("vocab_size", "_require_grads_hook", "_require_grads_hooks", "_gradient_checkpointing_func"),
+)
 
 
 def describe(model: Any) -> ModelParts:
@@ -97,7 +103,7 @@ def _made(
 ) -> Any:
     dtype = default_dtype(structure.get("default_dtype"))
     try:
-        with dtype, _without_initial_values(), _no_larger_than(specs):
+        with dtype, _without_initial_values(), _without_kernels(), _no_larger_than(specs):
             model = cls(config)
         if "generation_config" in structure:
             model.generation_config = generation_config_of(model, structure["generation_config"])
@@ -156,6 +162,25 @@ def _without_initial_values() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _without_kernels() -> Iterator[None]:
+    """Constructors fetch no code: some ask the hub for a kernel, if `kernels` is installed."""
+    place: Any = importlib.import_module("transformers.integrations.hub_kernels")
+    with contextlib.ExitStack() as undone:
+        for name, value in (("_kernels_enabled", False), ("get_kernel", _no_kernel)):
+            if hasattr(place, name):
+                undone.callback(setattr, place, name, getattr(place, name))
+                setattr(place, name, value)
+        yield
+
+
+def _no_kernel(name: str, *_: Any, **__: Any) -> Any:
+    raise UntrustedError(
+        f"the model's class wants the kernel {name!r} from the hub, which is code: set "
+        "USE_HUB_KERNELS=NO, or build the model before you load into it"
+    )
+
+
+@contextlib.contextmanager
 def _no_larger_than(specs: Mapping[str, LeafSpec] | None) -> Iterator[None]:
     """Refuse parameters that are none of the file's: a few numbers ask for any memory and time."""
     shapes = {spec.shape for spec in specs.values()} if specs else set()
@@ -187,6 +212,7 @@ def _empty(model: nn.Module) -> None:
         for key, tensor in part._parameters.items():
             if tensor is not None:
                 new = nn.Parameter(tensor.detach().to("meta"), tensor.requires_grad)
+                vars(new).update(vars(tensor))
                 part._parameters[key] = emptied.setdefault(id(tensor), (tensor, new))[1]
         for key, buffer in part._buffers.items():
             if buffer is not None and key not in part._non_persistent_buffers_set:
@@ -207,6 +233,8 @@ def _forget(model: Any, rebuilt: Any) -> None:
             theirs.pop(key, None)
             if key in mine:
                 theirs[key] = mine[key]
+        if mine.get("gradient_checkpointing") is False:  # after it was true, in parts as well
+            theirs.setdefault("gradient_checkpointing", False)
         for key, value in mine.items():
             if key in theirs and _is_written_alike(value, theirs[key]):
                 theirs[key] = value
