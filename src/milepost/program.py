@@ -1,4 +1,9 @@
-"""Portable programs: what a model computes, for runtimes that know none of its classes."""
+"""Portable programs: what a model computes, for runtimes that know none of its classes.
+
+This is the thing itself, and its JSON. `frameworks/programs.py` and each framework's `export` make
+one; `model/portable.py` proves it when a model is saved; `runtimes/` runs it, after a search for
+what it must not do; `prediction/` is what people call: `load_program`, and tables in and out.
+"""
 
 from __future__ import annotations
 

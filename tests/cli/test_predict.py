@@ -57,7 +57,8 @@ def test_images_have_names(cli, digits, tmp_path):  # noqa: F811
         Image.fromarray(np.full((8, 8), 50, "u1")).save(tmp_path / "images" / f"{name}.png")
     finished = cli("predict", digits, "images", "--scale", "1/255", "--json")
     assert [row["file"] for row in finished.json] == ["a.png", "b.png"]
-    assert cli("predict", digits, "images", "--scale", "a").status == 2
+    for scale in ("a", "1/0", "nan", "1e999"):
+        assert cli("predict", digits, "images", "--scale", scale).status == 2
 
 
 def test_a_failed_prediction_leaves_what_was_there(cli, digits, tmp_path):  # noqa: F811

@@ -122,6 +122,18 @@ def ort_format(graph):
     return b"\x10\0\0\0ORTM" + b"\0" * 64
 
 
+def hidden_tag(graph):
+    """A field whose number only readers of 32 bits take for that of a weight."""
+    tag = 1 << 32 | 5 << 3 | 2
+    data = stranger(("location", "/etc/passwd")).SerializeToString()
+    head = bytes([tag & 127 | 128, *[tag >> 7 * i & 127 | 128 for i in (1, 2, 3)], tag >> 28])
+    inner = graph.graph.SerializeToString() + head + bytes([len(data)]) + data
+    length = bytes([len(inner) & 127 | 128, len(inner) >> 7])
+    assert len(data) < 128 <= len(inner) < 1 << 14
+    graph.ClearField("graph")
+    return graph.SerializeToString() + b"\x3a" + length + inner
+
+
 def cut(graph):
     return graph.SerializeToString()[:-3]
 
@@ -136,6 +148,12 @@ def deep(graph):
 
 def cyclic(graph):
     graph.graph.node[0].input[0] = graph.graph.output[0].name
+
+
+def test_a_field_that_another_reader_takes_for_a_weight(path):
+    put(path, hidden_tag)
+    with pytest.raises(errors.DamagedError, match="no ONNX graph .a field of the number"):
+        milepost.load_program(path)
 
 
 @pytest.mark.parametrize("change", [ort_format, cut, deep, cyclic, lambda _: b"\xff" * 30])
@@ -175,6 +193,21 @@ def test_names_that_the_graph_does_not_have(path, change):
     rewrite(path, change)
     with pytest.raises(errors.DamagedError, match=str(path)):
         milepost.load_program(path)(np.ones((1, 1, 8, 8), "f"))
+
+
+def fewer_outputs_in_the_example(body):
+    body["example"]["outputs"] = {"list": []}
+
+
+def no_dtype(body):
+    body["signature"]["inputs"][0]["dtype"] = "banana"
+
+
+@pytest.mark.parametrize("change", [fewer_outputs_in_the_example, no_dtype])
+def test_what_is_said_of_it_does_not_fit(path, change):
+    rewrite(path, change)
+    with pytest.raises(errors.DamagedError, match="is damaged: .*(signature|dtype)"):
+        milepost.load_program(path)
 
 
 def test_a_weight_of_another_shape(path):

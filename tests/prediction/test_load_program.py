@@ -61,6 +61,36 @@ def test_batches_of_any_size(digits, x, expected, size):
     assert done == [*range(size, 50, size), 50]
 
 
+class OverTime(nn.Module):
+    """Its first axis is that of time, and no row is computed without those before."""
+
+    def forward(self, x):
+        return x.cumsum(0)
+
+
+class Scaled(nn.Module):
+    def forward(self, x, by):
+        return x * by
+
+
+def test_rows_that_depend_on_each_other(tmp_path):
+    milepost.save_model(OverTime(), tmp_path / "m", example=torch.ones(3, 2), program=True)
+    program = milepost.load_program(tmp_path / "m")
+    x = np.ones((8, 2), "f")
+    assert (program.predict([x], 8)[0] == x.cumsum(0)).all()
+    for size in (1, 2, 7):
+        with pytest.raises(errors.UsageError, match="depends on the other rows.*--batch-size 8"):
+            program.predict([x], size)
+
+
+def test_inputs_that_have_no_rows(tmp_path):
+    example = (torch.ones(1, 2), torch.tensor(3.0))
+    milepost.save_model(Scaled(), tmp_path / "m", example=example, program=True)
+    program = milepost.load_program(tmp_path / "m")
+    [found] = program.predict([np.ones((5, 2), "f"), np.array(2, "f")], 2)
+    assert (found == np.full((5, 2), 2)).all()
+
+
 BLOCKER = """
     import sys
     BLOCKED = {"tensorflow", "keras", "torch", "jax", "jaxlib", "flax", "onnx", "onnxscript"}
@@ -175,3 +205,20 @@ def test_a_file_whose_class_is_unknown_offers_its_program(tmp_path):
     with pytest.raises(errors.UnknownClassError, match="The file needs: Mine\n.*load_program"):
         milepost.load_model(tmp_path / "mine")
     assert (milepost.load_program(tmp_path / "mine")(np.ones((1, 3), "f")) == 2).all()
+
+
+def test_a_missing_framework_offers_the_program(digits, run_program):
+    finished = run_program(
+        """
+        import sys
+        sys.modules["torch"] = None
+        import milepost
+        try:
+            milepost.load_model(sys.argv[1])
+        except milepost.errors.MissingPackageError as error:
+            print(error)
+        """,
+        str(digits),
+    )
+    assert "pip install torch" in finished.stdout
+    assert "milepost.load_program(" in finished.stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
@@ -79,12 +81,53 @@ def test_several_inputs(tmp_path):
         ("1,2,3.5\n", "would lose something as int32"),
         ("1,2,nan\n", "would lose something as int32"),
         ("1,2,1e12\n", "would lose something as int32"),
+        ("1e39,2,3\n", "would lose something as float32"),
+        ("1;2,5;3\n", "line 1, column 2: expected a number, found '2,5'"),
     ],
 )
 def test_tables_that_do_not_fit(tmp_path, text, message):
     (tmp_path / "x.csv").write_text(text)
     with pytest.raises(errors.UsageError, match=message):
         read_inputs(str(tmp_path / "x.csv"), TWO)
+
+
+def test_other_separators_and_named_columns(tmp_path):
+    named = [{"name": n, "dtype": "int64", "shape": [None]} for n in ("a", "b")]
+    for text in ("b;a\n1;2\n", "b\ta\n1\t2\n", 'other,"b","a"\n9,"1","2"\n'):
+        (tmp_path / "x.csv").write_text(text)
+        a, b = read_inputs(str(tmp_path / "x.csv"), named).arrays
+        assert (a, b) == ([2], [1])
+    (tmp_path / "x.csv").write_text("9007199254740993,1\n")  # a float has no such number
+    with pytest.raises(errors.UsageError, match="would lose something as int64"):
+        read_inputs(str(tmp_path / "x.csv"), named)
+    free = [{"name": "a", "dtype": "float32", "shape": [None, None, 3]}]
+    with pytest.raises(errors.UsageError, match="no columns of a table"):
+        read_inputs(str(tmp_path / "x.csv"), free)
+
+
+def test_archives(tmp_path, x):
+    np.save(tmp_path / "x.npy", x)
+    np.savez(tmp_path / "x.npz", x)
+    data = (tmp_path / "x.npz").read_bytes()
+    (tmp_path / "x.npy").rename(tmp_path / "array.npz")
+    (tmp_path / "x.npz").rename(tmp_path / "archive.npy")
+    for name in ("array.npz", "archive.npy"):
+        assert (read_inputs(str(tmp_path / name), ONE).arrays[0] == x).all()
+    head = b"{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000, 3)}".ljust(117)
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as bomb:
+        bomb.writestr("input.npy", b"\x93NUMPY\1\0" + b"\x76\0" + head + b"\n")
+    (tmp_path / "cut.npz").write_bytes(data[:99])
+    (tmp_path / "flipped.npz").write_bytes(data[:200] + bytes([data[200] ^ 1]) + data[201:])
+    for name in ("bomb.npz", "cut.npz", "flipped.npz"):
+        with pytest.raises(errors.UnknownFormatError, match=name):
+            read_inputs(str(tmp_path / name), ONE)
+
+
+def test_folders_are_no_columns(tmp_path, x):
+    (tmp_path / "rate=0.1").mkdir()
+    columns = {f"c{i}": x.reshape(4, 6)[:, i] for i in range(6)}
+    pa.parquet.write_table(pa.table(columns), tmp_path / "rate=0.1" / "x.parquet")
+    assert (read_inputs(str(tmp_path / "rate=0.1" / "x.parquet"), ONE).arrays[0] == x).all()
 
 
 def test_arrays_that_do_not_fit(tmp_path):
@@ -98,6 +141,9 @@ def test_arrays_that_do_not_fit(tmp_path):
             read_inputs(str(tmp_path / "x.npy"), ONE)
     np.save(tmp_path / "x.npy", np.zeros((4, 2, 3), "i1"))
     assert read_inputs(str(tmp_path / "x.npy"), ONE).arrays[0].dtype == np.float32
+    np.save(tmp_path / "x.npy", np.full((4, 2, 3), 2**24 + 1))
+    with pytest.raises(errors.UsageError, match="would lose something as float32"):
+        read_inputs(str(tmp_path / "x.npy"), ONE)
     with pytest.raises(errors.UsageError, match="takes .*'a', 'n'.*use a .npz"):
         read_inputs(str(tmp_path / "x.npy"), TWO)
     np.savez(tmp_path / "x.npz", a=np.zeros((1, 2), "f"))
@@ -169,6 +215,27 @@ def test_images(tmp_path, image):
     [grey] = read_inputs(str(tmp_path / "0.png"), GREY).arrays
     assert (grey.shape, grey.dtype) == ((1, 4, 6), np.float32)
     assert grey.max() > 100
+
+
+def test_a_photograph_that_was_taken_sideways(tmp_path, image):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    Image.fromarray(np.rot90(image)).save(tmp_path / "a.png", exif=exif)
+    assert (read_inputs(str(tmp_path / "a.png"), RGB).arrays[0] == image).all()
+
+
+def test_images_of_other_kinds(tmp_path, image):
+    Image.fromarray(np.full((4, 6), 40_000, "u2")).save(tmp_path / "deep.png")
+    with pytest.raises(errors.UsageError, match="expected pixels of 8 bits"):
+        read_inputs(str(tmp_path / "deep.png"), GREY)
+    # Pillow would start another program for this one.
+    (tmp_path / "eps.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 4\n%%EOF\n")
+    with pytest.raises(errors.UnknownFormatError, match="cannot identify"):
+        read_inputs(str(tmp_path / "eps.png"), GREY)
+    Image.fromarray(np.full((4, 6, 3), 200, "u1")).save(tmp_path / "bright.png")
+    signed = [{"name": "input", "dtype": "int8", "shape": [None, 4, 6, 3]}]
+    with pytest.raises(errors.UsageError, match="would lose something as int8"):
+        read_inputs(str(tmp_path / "bright.png"), signed)
 
 
 def test_images_that_do_not_fit(tmp_path, image):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -69,10 +69,14 @@ def predict(
 
 
 def _factor(text: str) -> float:
+    above, _, below = text.partition("/")
     try:
-        return float(Fraction(text))
+        factor = float(above) / float(below or 1)
     except (ValueError, ZeroDivisionError):
-        raise click.UsageError(f"--scale takes a number or a fraction, found {text!r}") from None
+        factor = math.nan
+    if not math.isfinite(factor):
+        raise click.UsageError(f"--scale takes a number or a fraction, found {text!r}")
+    return factor
 
 
 def _with_progress(program: LoadedProgram, arrays: list[Any], size: int) -> list[Any]:
@@ -81,7 +85,7 @@ def _with_progress(program: LoadedProgram, arrays: list[Any], size: int) -> list
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    rows = len(arrays[0])
+    rows = max(len(array) if array.ndim else 1 for array in arrays)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("predicting", total=rows)
 

@@ -51,7 +51,7 @@ def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
         if isinstance(value, np.ndarray) and value.flags.writeable:
             saved.later(value.__setitem__, ..., new)
             return value
-        return new
+        return new[()] if isinstance(value, np.generic) and isinstance(new, np.ndarray) else new
     if saved.can_build(name, node):
         saved.at_once(partial(_set_state, value), saved.build(name, node), _state(value))
     return value

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from milepost.dtypes import Array
 from milepost.frameworks.programs import Interface, Leaves
 from milepost.program import Program
 from milepost.runtimes.onnx import LOCATION
@@ -32,7 +34,9 @@ def from_torch(
             self.model = model
 
         def forward(self, *arrays: Any) -> Any:
-            return interface.flat(call(interface.nested(arrays)))
+            outputs = interface.flat(call(interface.nested(arrays)))
+            # What is input and output would lose one of its names.
+            return tuple(o.clone() if any(o is a for a in arrays) else o for o in outputs)
 
     flat = Flat()
     flat.training = False  # and the model's own modes as they are
@@ -40,7 +44,7 @@ def from_torch(
     device = places[0].device if places else "cpu"
     exported = torch.onnx.export(
         flat,
-        tuple(_tensor(array, device) for array in interface.arrays),
+        tuple(_tensor(array, device) for array in interface.traced(signature)),
         dynamo=True,
         optimize=False,  # it would compute with the weights
         verbose=False,
@@ -77,14 +81,25 @@ def _dynamic(entry: Mapping[str, Any]) -> dict[int, Any]:
     return {axis: torch.export.Dim.DYNAMIC for axis, size in sizes if size is None}
 
 
-def program(graph: Any, weights: Mapping[str, str], interface: Interface) -> Program:
-    """A program out of an `onnx.ModelProto`, in which weights are inputs or initialisers."""
+def program(
+    graph: Any,
+    weights: Mapping[str, str],
+    interface: Interface,
+    constants: Mapping[str, Array] = MappingProxyType({}),
+) -> Program:
+    """A program out of an `onnx.ModelProto`, in which weights are inputs or initialisers.
+
+    `constants` are inputs too, which no leaf holds: they become part of the program.
+    """
     import onnx
     import onnx.inliner
 
     if graph.functions:
         graph = onnx.inliner.inline_local_functions(graph)
     main = graph.graph
+    for given in [item for item in main.input if item.name in constants]:
+        main.initializer.append(onnx.numpy_helper.from_array(constants[given.name], given.name))
+        main.input.remove(given)
     shapes = {tensor.name: tensor for tensor in main.initializer if tensor.name in weights}
     for given in [item for item in main.input if item.name in weights]:
         shape = given.type.tensor_type

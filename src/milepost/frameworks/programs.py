@@ -57,13 +57,17 @@ class Interface:
             )
         return interface
 
-    @property
-    def arrays(self) -> list[Array]:
-        """The inputs that are arrays, with two rows at least: of one, a tracer makes a constant."""
+    def traced(self, signature: Mapping[str, Any]) -> list[Array]:
+        """The inputs that are arrays.
+
+        A single row that might be more is there twice: a tracer would make a constant of its size.
+        """
         found = [value for value in self.given.values() if isinstance(value, np.ndarray)]
-        if any(value.ndim == 0 or len(value) != 1 for value in found):
-            return found
-        return [np.concatenate([value, value]) for value in found]
+        shapes = [entry["shape"] for entry in signature["inputs"] if entry["shape"] is not None]
+        return [
+            np.concatenate([value, value]) if shape[:1] == [None] and len(value) == 1 else value
+            for value, shape in zip(found, shapes, strict=True)
+        ]
 
     def nested(self, arrays: Sequence[Any]) -> Any:
         """The inputs as the model takes them, with these arrays in them."""

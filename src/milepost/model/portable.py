@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -37,11 +38,12 @@ def export(
     program = dataclasses.replace(made, tolerance=example.tolerance)
     leaves = capture_objects({"": model}, frameworks.finder()).leaves
     weights = {name: np.asarray(leaves[leaf]) for name, leaf in program.weights.items()}
-    other = _other(framework, model, signature, example)
+    others = list(_others(framework, model, signature, example))
     try:
         run = runtimes.load(program, weights, "this model")
         replay(run, program, example, "the model's program")
-        if other is not None:
+        for other in others:
+            _check_plain(example, other)
             replay(run, program, other, "the model's program, with other inputs,")
     except (DamagedError, DifferentPredictionError, UntrustedError, UsageError) as error:
         if isinstance(error, ImportError):
@@ -68,26 +70,42 @@ def replay(run: runtimes.Run, program: Program, example: Example, name: str) -> 
     return compare(expected, found, name, f"run as {program.kind}")
 
 
-def _other(
+def _others(
     framework: Any, model: Any, signature: dict[str, Any], example: Example
-) -> Example | None:
-    """Other numbers, and one more row where there may be, with what the model makes of them.
+) -> Iterator[Example]:
+    """Other inputs, with what the model makes of them: what an exporter took for a constant shows.
 
-    What an exporter took for a constant shows with them. None if the model will not have them.
+    They have other numbers and one more row, where there may be, and then a single row. Those
+    that the model does not take are left out.
     """
     names = [name for name, _ in example.arrays(INPUTS)]
     shapes = dict(zip(names, (entry["shape"] for entry in signature["inputs"]), strict=True))
-    changed = {}
+    more, one = {}, {}
     for name, value in example.arrays(INPUTS):
         if isinstance(value, np.ndarray):
-            other = value if value.dtype.kind in "biu" else (value / 2).astype(value.dtype)
             grows = shapes[name][:1] == [None]
-            changed[name] = np.concatenate([other, value[:1]]) if grows else other
-    try:
-        inputs = rebuilt(dataclasses.replace(example, leaves={**example.leaves, **changed}), INPUTS)
-        return make_example(framework, model, inputs, example.tolerance)
-    except Exception:  # whatever a model raises that takes some numbers only
-        return None
+            other = value if value.dtype.kind in "biu" else (value / 2).astype(value.dtype)
+            more[name] = np.concatenate([other[::-1], value[:1]]) if grows else other
+            one[name] = other[-1:] if grows else other
+    for changed in (more, one):
+        given = dataclasses.replace(example, leaves={**example.leaves, **changed})
+        try:
+            yield make_example(framework, model, rebuilt(given, INPUTS), example.tolerance)
+        except Exception:  # whatever a model raises that takes some numbers only
+            continue
+
+
+def _check_plain(example: Example, other: Example) -> None:
+    """Make sure that outputs that are no arrays are always the same: a program has them fixed."""
+    before, after = dict(example.arrays(OUTPUTS)), dict(other.arrays(OUTPUTS))
+    if before.keys() != after.keys():
+        raise UsageError("how many outputs it has depends on the inputs")
+    for name, value in before.items():
+        if not isinstance(value, np.ndarray) and value != after[name]:
+            raise UsageError(
+                f"{name} is {value!r:.40} with some inputs and {after[name]!r:.40} with others, "
+                "and a program computes arrays only: return it as one"
+            )
 
 
 def _arrays(example: Example) -> list[Array]:

@@ -11,6 +11,9 @@ from milepost import dtypes
 from milepost.dtypes import Array
 from milepost.errors import UsageError
 
+# Larger whole numbers may have lost their last digits when they were read.
+_EXACT = 2**53
+
 
 def fitted(value: Any, entry: Mapping[str, Any], *, text: bool = False) -> Array:
     """An array as an input of the signature.
@@ -48,7 +51,8 @@ def _fits(found: tuple[int, ...], expected: list[int | None]) -> bool:
 def _is_safe(array: Array, dtype: np.dtype[Any], text: bool) -> bool:
     floats = dtype.kind == "f" or dtype.name == "bfloat16"
     if floats and array.dtype.kind in "biu":
-        return True
+        with np.errstate(over="ignore"):
+            return bool((array.astype(dtype).astype(array.dtype) == array).all())
     if np.can_cast(array.dtype, dtype, "safe"):
         return True
     if array.dtype.kind in "iu" and dtype.kind in "iu" and array.size:
@@ -56,10 +60,10 @@ def _is_safe(array: Array, dtype: np.dtype[Any], text: bool) -> bool:
         return bool(bounds.min <= int(array.min()) and int(array.max()) <= bounds.max)
     if not text:
         return not array.size
-    if floats:
-        return True
-    with np.errstate(invalid="ignore"):
-        return bool((array.astype(dtype) == array).all())
+    with np.errstate(invalid="ignore", over="ignore"):
+        if floats:
+            return bool((np.isfinite(array.astype(dtype)) == np.isfinite(array)).all())
+        return bool((array.astype(dtype) == array).all() and (abs(array) < _EXACT).all())
 
 
 def _shape(shape: Any) -> str:

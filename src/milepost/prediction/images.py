@@ -14,6 +14,8 @@ from milepost.errors import MissingPackageError, UnknownFormatError, UsageError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
+# By these names only: others run programs to read a file.
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -39,6 +41,7 @@ def read(
     """
     try:
         import PIL.Image
+        import PIL.ImageOps
     except ImportError as error:
         raise MissingPackageError(
             f'images need pillow ({error}): pip install "milepost[predict]"'
@@ -49,12 +52,12 @@ def read(
     if dtype.kind in "biu" and scale != 1:
         raise UsageError(f"the program takes pixels as {dtype}: --scale is for floats")
     files = _files(path)
-    pixels = [_pixels(PIL.Image, file, layout, resize) for file in files]
+    pixels = [_pixels(PIL, file, layout, resize) for file in files]
     if len({image.shape for image in pixels}) > 1:
         raise UsageError(f"{path} has images of different sizes: --resize, or one at a time")
     stacked = np.stack(pixels)
-    scaled = stacked if scale == 1 else stacked * scale
-    return scaled.astype(dtype), [os.path.basename(file) for file in files]
+    scaled = stacked if scale == 1 else (stacked * scale).astype(dtype)
+    return scaled, [os.path.basename(file) for file in files]
 
 
 def _files(path: str) -> list[str]:
@@ -77,12 +80,15 @@ def _layout(path: str, entry: Mapping[str, Any]) -> _Layout:
     raise UsageError(f"{path}: the program takes {entry['dtype']}{shape}, which is no image")
 
 
-def _pixels(module: Any, file: str, layout: _Layout, resize: bool) -> Array:
+def _pixels(pillow: Any, file: str, layout: _Layout, resize: bool) -> Array:
     try:
-        with module.open(file) as opened:
-            image = opened.convert(layout.mode)
-    except (OSError, ValueError, module.DecompressionBombError) as error:
+        with pillow.Image.open(file, formats=_FORMATS) as opened:
+            mode = opened.mode
+            image = pillow.ImageOps.exif_transpose(opened).convert(layout.mode)
+    except Exception as error:  # of what damage does to each of its readers
         raise UnknownFormatError(f"{file} cannot be read as an image: {error}") from None
+    if mode.startswith(("I", "F")):
+        raise UsageError(f"{file}: expected pixels of 8 bits, found the mode {mode}: convert it")
     width, height = image.size
     wanted = (layout.width or width, layout.height or height)
     if image.size != wanted:

@@ -7,17 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from milepost import runtimes, tree
+from milepost import dtypes, runtimes, tree
 from milepost.dtypes import Array
 from milepost.errors import DamagedError, UsageError
-from milepost.formats.example import OUTPUTS
+from milepost.formats.example import INPUTS, OUTPUTS
 from milepost.formats.model_file import ModelDocument
-from milepost.model.example import Replay
+from milepost.model.example import Replay, is_close
 from milepost.model.opened import open_model
 from milepost.model.portable import replay
 from milepost.opening import Path
 from milepost.prediction.fit import fitted
 from milepost.program import Program
+
+# By what rows that are computed together may differ from rows computed apart, at the least.
+_ALIKE = 1e-4
 
 
 class LoadedProgram:
@@ -35,13 +38,9 @@ class LoadedProgram:
         self, name: str, document: ModelDocument, program: Program, run: runtimes.Run
     ) -> None:
         self.name = name
-        self.inputs, self.outputs = (
-            [entry for entry in document.signature.get(kind, ()) if entry["shape"] is not None]
-            for kind in ("inputs", "outputs")
-        )
+        self.inputs = _checked(name, document, INPUTS, len(program.inputs))
+        self.outputs = _checked(name, document, OUTPUTS, len(program.outputs))
         self.labels: list[str] = [str(label) for label in document.about.get("labels", ())]
-        if (len(self.inputs), len(self.outputs)) != (len(program.inputs), len(program.outputs)):
-            raise DamagedError(f"{name} is damaged: its program does not have its signature")
         self._document = document
         self._program = program
         self._run = run
@@ -49,7 +48,7 @@ class LoadedProgram:
     def __repr__(self) -> str:
         return f"<LoadedProgram {self.name}: {self._program.kind}>"
 
-    def __call__(self, *arrays: Any, **by_name: Any) -> Any:
+    def __call__(self, /, *arrays: Any, **by_name: Any) -> Any:
         """What the model makes of inputs: NumPy arrays, nested as the model's outputs are.
 
         Raises:
@@ -66,10 +65,11 @@ class LoadedProgram:
     def run(self, inputs: Sequence[Array]) -> list[Array]:
         """The outputs, in the order of `outputs`, for arrays that are as `inputs` says."""
         outputs = self._run([np.ascontiguousarray(a).reshape(a.shape) for a in inputs])
-        if len(outputs) != len(self.outputs):
-            raise DamagedError(
-                f"{self.name}: its program makes {len(outputs)} outputs, its signature has "
-                f"{len(self.outputs)}"
+        found, expected = [a.ndim for a in outputs], [len(e["shape"]) for e in self.outputs]
+        if found != expected:
+            raise UsageError(
+                f"{self.name}: its program makes outputs of {found} axes of these inputs, "
+                f"expected {expected}"
             )
         return outputs
 
@@ -85,40 +85,61 @@ class LoadedProgram:
             progress: is told the number of rows that are done.
 
         Raises:
-            UsageError: the program does not work by rows, or on so many.
+            UsageError: the inputs are not as the signature says, or the program's rows are not
+                independent of each other, so that it has to compute all in one batch.
         """
-        rows, size = self._rows(inputs, batch_size)
+        sliced = [entry["shape"][:1] == [None] for entry in self.inputs]
+        rows = self._rows(inputs, sliced)
+        size = min(batch_size, rows)
+
+        def run(start: int, stop: int) -> list[Array]:
+            pairs = zip(inputs, sliced, strict=True)
+            return self.run([array[start:stop] if rowed else array for array, rowed in pairs])
+
         batches = []
         for start in range(0, rows, size):
-            batches.append(self.run([array[start : start + size] for array in inputs]))
+            batches.append(run(start, start + size))
+            if start == 0 and size < rows:
+                self._check_independent(run, max(size, 2), rows)
             progress(min(start + size, rows))
-        if len(batches) == 1:
-            return batches[0]
-        fixed = [entry["name"] for entry in self.outputs if None not in entry["shape"]]
-        if fixed and None in self.inputs[0]["shape"]:
-            raise UsageError(
-                f"{self.name}: the output {fixed[0]!r} is one for all rows: predict in one batch, "
-                f"of the size {rows}"
-            )
-        axes = [row_axis(entry) for entry in self.outputs]
-        parts = zip(*batches, strict=True)
-        return [np.concatenate(b, axis=a) for a, b in zip(axes, parts, strict=True)]
+        return self._joined(batches)
 
-    def _rows(self, inputs: Sequence[Array], batch_size: int) -> tuple[int, int]:
-        """The number of rows, and of those that are computed at a time."""
-        counts = {len(array) if array.ndim else 0 for array in inputs}
-        if len(counts) != 1 or counts == {0}:
+    def _rows(self, inputs: Sequence[Array], sliced: Sequence[bool]) -> int:
+        """How many rows there are to predict on; 1 if the program takes exactly one batch."""
+        for array, entry in zip(inputs, self.inputs, strict=True):
+            fitted(array, entry)
+        counts = {len(array) for array, rowed in zip(inputs, sliced, strict=True) if rowed}
+        if len(counts) > 1 or counts == {0}:
             raise UsageError(
                 f"{self.name}: expected inputs with the same number of rows, at least one, found "
                 f"{', '.join(str(list(array.shape)) for array in inputs)}"
             )
-        rows, fixed = counts.pop(), self.inputs[0]["shape"][0]
-        size = min(batch_size, rows) if fixed is None else int(fixed)
-        if fixed is not None and rows % size:
+        return counts.pop() if counts else 1
+
+    def _check_independent(
+        self, run: Callable[[int, int], list[Array]], size: int, rows: int
+    ) -> None:
+        """Make sure that rows may be computed apart: that what is before one does not change it."""
+        whole, parts = run(0, size), [run(0, size // 2), run(size // 2, size)]
+        for entry, expected, found in zip(self.outputs, whole, self._joined(parts), strict=True):
+            if not is_close(expected, found, max(self._program.tolerance, _ALIKE)):
+                raise UsageError(
+                    f"{self.name}: the output {entry['name']!r} of one row depends on the other "
+                    f"rows: predict on all {rows} in one batch (--batch-size {rows})"
+                )
+
+    def _joined(self, batches: Sequence[list[Array]]) -> list[Array]:
+        if len(batches) == 1:
+            return batches[0]
+        fixed = [entry["name"] for entry in self.outputs if None not in entry["shape"]]
+        if fixed:
             raise UsageError(
-                f"{self.name}: its program takes exactly {size} rows at a time, found {rows}"
+                f"{self.name}: the output {fixed[0]!r} is one for all rows: predict in one batch "
+                "(--batch-size, as many as there are rows)"
             )
-        return rows, size
+        axes = [row_axis(entry) for entry in self.outputs]
+        parts = zip(*batches, strict=True)
+        return [np.concatenate(b, axis=a) for a, b in zip(axes, parts, strict=True)]
 
     def replay(self) -> Replay:
         """Predict on the file's example, and tell how far off that is.
@@ -141,6 +162,27 @@ class LoadedProgram:
             for name, value in example.arrays(OUTPUTS)
         }
         return tree.build(example.outputs, OUTPUTS, lambda name, _: values[name])
+
+
+def _checked(name: str, document: ModelDocument, kind: str, count: int) -> list[Mapping[str, Any]]:
+    """The arrays that the signature has, which are as many as the program's and the example's.
+
+    Raises:
+        DamagedError: they are not, or of no dtype.
+    """
+    entries = [e for e in document.signature.get(kind, ()) if e["shape"] is not None]
+    counts = {count, len(entries)}
+    if document.example is not None:
+        values = document.example.arrays(kind)
+        counts.add(sum(isinstance(value, np.ndarray) for _, value in values))
+    if len(counts) > 1:
+        raise DamagedError(f"{name} is damaged: its program does not have its signature's {kind}")
+    try:
+        for entry in entries:
+            dtypes.numpy_dtype(entry["dtype"])
+    except (KeyError, TypeError):
+        raise DamagedError(f"{name} is damaged: {entry['dtype']!r:.40} is no dtype") from None
+    return entries
 
 
 def row_axis(entry: Mapping[str, Any]) -> int:

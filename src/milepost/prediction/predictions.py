@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ class Predictions:
             e["name"]: np.moveaxis(a, row_axis(e), 0) if a.ndim else a
             for e, a in zip(signature, arrays, strict=True)
         }
-        self._labels, self._names = labels, names
+        self._labels, self._names = _writable(labels), _writable(names)
         counts = {len(array) if array.ndim else None for array in self._by_row.values()}
         self._count = counts.pop() if len(counts) == 1 else None
 
@@ -56,13 +57,19 @@ class Predictions:
         return self._count
 
     def classes(self) -> dict[str, list[Any]]:
-        """For each row the label of the largest number, and that number; nothing without labels."""
+        """For each row the label of the largest number, and that number; nothing without labels.
+
+        A row in which a number is NaN has no label. Nor has one number for two classes, because
+        nothing tells at which value the second begins.
+        """
         for array in self._by_row.values():
             if self._labels and array.ndim == 2 and array.shape[1] == len(self._labels):
-                places = array.argmax(axis=1)
-                largest = array.max(axis=1).astype(float).tolist()
-                kind = "probability" if _are_probabilities(array) else "score"
-                return {"label": [self._labels[place] for place in places], kind: largest}
+                wide = array.astype(float)
+                found = ~np.isnan(wide).any(axis=1)
+                kind = "probability" if _are_probabilities(wide[found]) else "score"
+                pairs = zip(wide.argmax(axis=1), found, strict=True)
+                labels = [self._labels[place] if known else "" for place, known in pairs]
+                return {"label": labels, kind: wide.max(axis=1).tolist()}
         return {}
 
     def columns(self) -> dict[str, list[Any]]:
@@ -82,8 +89,9 @@ class Predictions:
         parts: dict[str, list[Any]] = {"file": list(self._names)} if self._names else {}
         parts |= self.classes()
         for name, array in self._by_row.items():
-            parts[_unused(name, parts)] = _json_values(_numbers(array).tolist())
-        return [{name: parts[name][row] for name in parts} for row in range(len(self))]
+            parts[_unused(name, parts)] = _numbers(array).tolist()
+        count = len(self)
+        return [{name: _json_values(parts[name][row]) for name in parts} for row in range(count)]
 
     def _title(self, name: str, array: Array, index: int) -> str:
         if array.ndim == 1:
@@ -102,7 +110,18 @@ def _unused(name: str, taken: Mapping[str, Any]) -> str:
 
 def _numbers(array: Array) -> Array:
     """Low-precision floats as float32: JSON, CSV and Parquet know no others."""
+    if array.dtype.kind == "c":
+        raise UsageError(f"{array.dtype} goes to .npy or .npz only: tables have real numbers")
     return array if array.dtype.kind in "biuf" else array.astype(np.float32)
+
+
+def _storable(array: Array) -> Array:
+    return array if array.dtype.kind == "c" else _numbers(array)
+
+
+def _writable(texts: Sequence[str]) -> list[str]:
+    """Texts in which what UTF-8 does not have, as in odd names of files, is escaped."""
+    return [text.encode("utf-8", "backslashreplace").decode() for text in texts]
 
 
 def _json_values(value: Any) -> Any:
@@ -112,8 +131,7 @@ def _json_values(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _are_probabilities(array: Array) -> bool:
-    wide = array.astype(float)
+def _are_probabilities(wide: Array) -> bool:
     return bool((wide >= 0).all() and np.allclose(wide.sum(axis=1), 1, atol=1e-2))
 
 
@@ -153,16 +171,19 @@ def _npy(predictions: Predictions) -> bytes:
         )
     buffer = io.BytesIO()
     [array] = predictions.arrays.values()
-    np.save(buffer, _numbers(array), allow_pickle=False)
+    np.save(buffer, _storable(array), allow_pickle=False)
     return buffer.getvalue()
 
 
 def _npz(predictions: Predictions) -> bytes:
-    arrays = {name: _numbers(array) for name, array in predictions.arrays.items()}
+    arrays = {name: _storable(array) for name, array in predictions.arrays.items()}
     for name, values in predictions.classes().items():
         arrays[_unused(name, arrays)] = np.array(values)
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
+    with zipfile.ZipFile(buffer, "w") as archive:  # np.savez has names that no array may have
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
     return buffer.getvalue()
 
 

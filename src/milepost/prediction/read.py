@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import math
 import os
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +14,18 @@ from typing import Any
 import numpy as np
 
 from milepost.dtypes import Array
-from milepost.errors import MissingPackageError, PathNotFoundError, UnknownFormatError, UsageError
+from milepost.errors import (
+    MissingPackageError,
+    PathNotFoundError,
+    StorageError,
+    UnknownFormatError,
+    UsageError,
+)
 from milepost.prediction import images
 from milepost.prediction.fit import fitted
+
+# What NumPy raises for files that are not as they should be, or claim to be huge.
+_UNREADABLE = (ValueError, EOFError, OSError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 # The arrays that a program takes: `name`, `dtype`, `shape`.
 Signature = Sequence[Mapping[str, Any]]
@@ -63,6 +74,8 @@ def read_inputs(
         return Inputs(reader(path, signature), [])
     except UsageError as error:
         raise type(error)(f"{path}: {error}") from None
+    except PermissionError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _one(path: str, signature: Signature, value: Any) -> Array:
@@ -73,11 +86,19 @@ def _one(path: str, signature: Signature, value: Any) -> Array:
 
 
 def _npy(path: str, signature: Signature) -> list[Array]:
-    return [_one(path, signature, _numpy(path))]
+    opened = _numpy(path)
+    return (
+        _npz(path, signature)
+        if not isinstance(opened, np.ndarray)
+        else [_one(path, signature, opened)]
+    )
 
 
 def _npz(path: str, signature: Signature) -> list[Array]:
-    with _numpy(path) as archive:
+    opened = _numpy(path)
+    if not isinstance(opened, np.lib.npyio.NpzFile):
+        return [_one(path, signature, opened)]
+    with opened as archive:
         found = list(archive.files)
         wanted = [entry["name"] for entry in signature]
         if len(found) == len(wanted) == 1:
@@ -86,30 +107,42 @@ def _npz(path: str, signature: Signature) -> list[Array]:
             raise UsageError(f"expected the arrays {wanted}, found {found}")
         try:
             arrays = [archive[name] for name in wanted]
-        except ValueError as error:
+        except _UNREADABLE as error:
             raise UnknownFormatError(f"an array cannot be read: {error}") from None
     return [fitted(array, entry) for array, entry in zip(arrays, signature, strict=True)]
 
 
 def _numpy(path: str) -> Any:
     """An array, or an archive of them; never a pickle, which is code."""
+    with open(path, "rb") as file:
+        is_archive = file.read(2) == b"PK"
+    if is_archive and not zipfile.is_zipfile(path):  # NumPy would leave it open
+        raise UnknownFormatError("it is an archive of NumPy's that is cut short")
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except PermissionError:
+        raise
+    except _UNREADABLE as error:
         raise UnknownFormatError(f"it is no array of NumPy's ({error})") from None
 
 
 def _csv(path: str, signature: Signature) -> list[Array]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         try:
-            lines = [(line, cells) for line, cells in enumerate(csv.reader(file), 1) if cells]
+            first = file.readline()
+            file.seek(0)
+            # No number has these; a comma may be a decimal one, which is then told of.
+            mark = next((mark for mark in ";\t" if mark in first), ",")
+            rows = enumerate(csv.reader(file, delimiter=mark), 1)
+            lines = [(line, cells) for line, cells in rows if cells]
         except (csv.Error, UnicodeDecodeError) as error:
             raise UnknownFormatError(f"it is no table of text: {error}") from None
+    header = []
     if lines and not any(_is_number(cell) for cell in lines[0][1]):
-        del lines[0]  # the columns' names
+        header = lines.pop(0)[1]
     if not lines:
         raise UsageError("it has no rows")
-    width = len(lines[0][1])
+    width = len(header or lines[0][1])
     table = np.empty((len(lines), width))
     for row, (line, cells) in enumerate(lines):
         if len(cells) != width:
@@ -120,6 +153,9 @@ def _csv(path: str, signature: Signature) -> list[Array]:
                     f"line {line}, column {column + 1}: expected a number, found {cell!r:.60}"
                 )
             table[row, column] = float(cell)
+    names = [entry["name"] for entry in signature]
+    if set(names) <= set(header):
+        table = table[:, [header.index(name) for name in names]]
     return _split(table, signature)
 
 
@@ -144,6 +180,8 @@ def _split(table: Array, signature: Signature) -> list[Array]:
     for entry, width in zip(signature, widths, strict=True):
         part = table[:, start : start + (width or 0)]
         rest = [width if n is None else n for n in entry["shape"][1:]]
+        if math.prod(size or 0 for size in rest) != width:
+            raise UsageError(f"{entry['name']}: {list(entry['shape'])} takes no columns of a table")
         arrays.append(fitted(part.reshape(rows, *rest), entry, text=True))
         start += width or 0
     return arrays
@@ -164,7 +202,10 @@ def _parquet(path: str, signature: Signature) -> list[Array]:
             f'Parquet needs pyarrow ({error}): pip install "milepost[predict]"'
         ) from error
     try:
-        table = pyarrow.parquet.read_table(path)
+        with pyarrow.parquet.ParquetFile(path) as file:  # and nothing of its folders' names
+            table = file.read()
+    except PermissionError:
+        raise
     except (pyarrow.ArrowException, OSError) as error:
         raise UnknownFormatError(f"it is no Parquet file ({error})") from None
     if not table.num_rows:

@@ -58,7 +58,7 @@ def load(program: Program, weights: Mapping[str, Array], name: str) -> Run:
             'pip install "milepost[predict]"'
         ) from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors are raised, and told by us
     # Else it would take bytes of its own format, which `check` cannot read.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     values = [_value(onnxruntime, array) for array in weights.values()]
@@ -73,7 +73,7 @@ def load(program: Program, weights: Mapping[str, Array], name: str) -> Run:
         ("inputs", program.inputs, session.get_inputs()),
         ("outputs", program.outputs, session.get_outputs()),
     ):
-        if set(names) != {item.name for item in found}:
+        if sorted(names) != sorted(item.name for item in found):
             raise DamagedError(f"{name} is damaged: its program has other {kind} than {names}")
 
     # The session may compute on the weights' own memory: they live as long as it does.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_TAGS = 1 << 32
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
@@ -19,6 +20,8 @@ def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     position = 0
     while position < len(message):
         tag, position = _varint(message, position)
+        if tag >= _TAGS:  # some readers drop what is above, and see another field
+            raise ValueError(f"a field of the number {tag >> 3}")
         number, wire = tag >> 3, tag & 7
         if wire == _VARINT:
             value, position = _varint(message, position)

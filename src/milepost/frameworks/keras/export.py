@@ -10,7 +10,7 @@ import numpy as np
 import keras
 from milepost.errors import UnsupportedObjectError
 from milepost.frameworks.keras import naming
-from milepost.frameworks.keras.predict import _not_training, predict
+from milepost.frameworks.keras.predict import not_training, predict
 from milepost.frameworks.programs import Interface, Leaves, exporting
 from milepost.program import Program
 from milepost.state import spec_of
@@ -25,12 +25,12 @@ def export(model: keras.Model, inputs: Any, signature: Mapping[str, Any]) -> Pro
     """
     interface = Interface.of(inputs, predict(model, inputs))
     backend = keras.backend.backend()
-    with exporting("tf2onnx", "torch.onnx"):
+    with exporting("tf2onnx", "torch.onnx", "tensorflow"):
         if backend == "torch":
             from milepost.frameworks import onnx
 
             def call(given: Any) -> Any:
-                return model(given, **_not_training(model))
+                return model(given, **not_training(model))
 
             return onnx.from_torch(model, call, interface, signature, Leaves(model))
         if backend == "tensorflow":
@@ -58,7 +58,7 @@ class _Stateless:
         # Counters are wider in a state than some backends have them.
         cast = [(variable, keras.ops.cast(w, variable.dtype)) for variable, w in variables]
         with keras.StatelessScope(state_mapping=cast):
-            return self._model(inputs, **_not_training(self._model))
+            return self._model(inputs, **not_training(self._model))
 
 
 def _from_tensorflow(
@@ -83,13 +83,15 @@ def _from_tensorflow(
         return interface.flat(model.call(leaves, interface.nested(given[len(weights) :])))
 
     everything = [*weights, *arrays]
-    graph, _ = tf2onnx.convert.from_function(
-        tf.function(flat, input_signature=everything, autograph=False),
-        input_signature=everything,
-        opset=onnx.OPSET,
-    )
+    function = tf.function(flat, input_signature=everything, autograph=False)
+    graph, _ = tf2onnx.convert.from_function(function, input_signature=everything, opset=onnx.OPSET)
     names = {spec.name: leaf for spec, leaf in zip(weights, model.leaves, strict=True)}
-    return onnx.program(graph, names, interface)
+    # Tensors that layers made of their leaves before, which the exporter makes inputs.
+    captured = function.get_concrete_function().graph.captures
+    constants = {
+        inner.name: outer.numpy() for outer, inner in captured if outer.dtype != tf.resource
+    }
+    return onnx.program(graph, names, interface, constants)
 
 
 def _from_jax(model: _Stateless, inputs: Any, signature: Mapping[str, Any]) -> Program:

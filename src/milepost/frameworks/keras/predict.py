@@ -10,33 +10,34 @@ import numpy as np
 
 import keras
 from milepost.dtypes import Array
-from milepost.frameworks.keras.naming import layers_by_path
+from milepost.frameworks.keras.naming import layer_variables, layers_by_path
 
 
 def predict(model: keras.Model, inputs: Any) -> Any:
     """The outputs of a model, not training, as NumPy arrays; it takes the inputs as they are.
 
-    Texts go in and come out as lists of str, nested as an array would be. Recurrent layers
-    that are stateful keep the state that they had.
+    Texts go in and come out as lists of str, nested as an array would be. The model's seeds,
+    the states of recurrent layers and counters of the user's stay what they were.
     """
-    with _states_kept(model):
-        outputs = model(_given(inputs), **_not_training(model))
+    with _state_kept(model):
+        outputs = model(_given(inputs), **not_training(model))
         return keras.tree.map_structure(_plain, outputs)
 
 
 @contextlib.contextmanager
-def _states_kept(model: keras.Layer) -> Iterator[None]:
-    recurrent = [layer for _, layer in layers_by_path(model) if getattr(layer, "stateful", False)]
-    states = [s for layer in recurrent for s in keras.tree.flatten(getattr(layer, "states", ()))]
-    before = [np.array(keras.ops.convert_to_numpy(state)) for state in states]
+def _state_kept(model: keras.Layer) -> Iterator[None]:
+    weights = {id(v) for _, layer in layers_by_path(model) for v in layer._trainable_variables}
+    variables = [v for v in layer_variables(model, "").values() if id(v) not in weights]
+    before = [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in variables]
     try:
         yield
     finally:
-        for state, value in zip(states, before, strict=True):
-            state.assign(value)
+        for variable, value in zip(variables, before, strict=True):
+            if not np.array_equal(keras.ops.convert_to_numpy(variable.value), value):
+                variable.assign(value)
 
 
-def _not_training(model: Any) -> dict[str, bool]:
+def not_training(model: Any) -> dict[str, bool]:
     """The argument of a call that says so, if the model or layer takes it."""
     takes = isinstance(model, keras.Model) or getattr(model, "_call_has_training_arg", True)
     return {"training": False} if takes else {}
