@@ -17,8 +17,8 @@ from milepost.limits import is_writable, shown
 
 # Packages whose version is recorded, if the program has imported them.
 _RECORDED = (
-    *("numpy", "keras", "tensorflow", "torch", "jax", "flax", "optax", "equinox"),
-    "transformers",
+    *("numpy", "keras", "tensorflow", "torch", "transformers"),
+    *("jax", "flax", "optax", "equinox"),
 )
 
 

@@ -20,7 +20,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 _by_name: dict[str, Any] = {}
 # Under this name an instance of a registered class keeps what its constructor was called with.
-_ARGUMENTS = "__milepost_arguments__"
+ARGUMENTS = "__milepost_arguments__"
 
 
 @overload
@@ -82,7 +82,7 @@ def arguments_of(value: Any, cls: type | None = None) -> dict[str, Any] | None:
     if the class is not registered, or the object was made before it was. `cls` is the class
     that the object was made of, where it has another by now.
     """
-    found = vars(value).get(_ARGUMENTS) if hasattr(value, "__dict__") else None
+    found = vars(value).get(ARGUMENTS) if hasattr(value, "__dict__") else None
     return dict(found) if found is not None and name_of(cls or type(value)) else None
 
 
@@ -133,7 +133,7 @@ def _record_arguments(cls: type) -> None:
                 bound = {}  # the constructor itself will say what is wrong
             own = list(bound)[1:]
             with contextlib.suppress(AttributeError):  # it has slots, and no place for this
-                object.__setattr__(self, _ARGUMENTS, {key: _copied(bound[key]) for key in own})
+                object.__setattr__(self, ARGUMENTS, {key: _copied(bound[key]) for key in own})
         original(self, *args, **kwargs)
 
     recording.__milepost_records__ = cls  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ import milepost
 from milepost import provenance
 from milepost.errors import UsageError
 
-FRAMEWORKS = ("keras", "tensorflow", "torch", "jax", "flax", "optax", "equinox")
+FRAMEWORKS = ("keras", "tensorflow", "torch", "jax", "flax", "optax", "equinox", "transformers")
 
 
 @pytest.fixture

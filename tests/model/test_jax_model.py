@@ -310,3 +310,24 @@ def test_a_program_takes_any_number_of_rows(tmp_path):
     more = np.concatenate([X, X, X])
     found = milepost.load_program(tmp_path / "model")(more)
     np.testing.assert_allclose(found, model(more), rtol=1e-5, atol=1e-6)
+
+
+class Coder(nnx.Module):
+    """A model of two halves, neither of which is its call."""
+
+    def __init__(self, rngs):
+        self.encoder = nnx.Linear(4, 2, rngs=rngs)
+        self.decoder = nnx.Linear(2, 4, rngs=rngs)
+
+    def encode(self, x):
+        return self.encoder(x)
+
+
+def test_a_model_that_cannot_be_called(tmp_path):
+    model = Coder(nnx.Rngs(0))
+    milepost.save_model(model, tmp_path / "model")
+    loaded = milepost.load_model(tmp_path / "model", custom_objects={"Coder": Coder})
+    x = jnp.ones((1, 4))
+    assert (loaded.encode(x) == model.encode(x)).all()
+    with pytest.raises(milepost.errors.UsageError, match="does not take the example"):
+        milepost.save_model(model, tmp_path / "model", example=x)

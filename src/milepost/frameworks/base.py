@@ -13,12 +13,13 @@ and some of these, where they apply:
     global_generators(wanted) -> {name: object} its global random generators: those in use,
                                                 and those whose names are wanted
     ARRAYS = {kind: make}                       what makes its kind of array of a NumPy one
+    is_model(value)                             is it a whole model? By default, what can be called
     describe(model) -> ModelParts               a whole model's structure, as JSON and files
     build(structure, assets, custom, specs)     the model again, values aside
     predict(model, inputs) -> outputs           what a model makes of an example, not training
     surroundings(model) -> {name: value}        on what its predictions' bits depend, beside
                                                 versions: the backend, the kind of device
-    export(model, inputs, names) -> Program     the model as a portable program
+    export(model, inputs, signature) -> Program the model as a portable program
     hub_files(structure) -> {name: bytes}       what the Hugging Face Hub keeps beside weights
     copied(value, copied) -> value              the same with containers and arrays of its own
 

@@ -140,7 +140,8 @@ def save_model(
 def _framework(model: Any) -> tuple[str, Any]:
     """The framework of a model, if it can describe whole ones."""
     framework = frameworks.finder()(model)
-    if framework is None or not hasattr(framework, "describe") or not callable(model):
+    is_model = getattr(framework, "is_model", callable)
+    if framework is None or not hasattr(framework, "describe") or not is_model(model):
         raise UnsupportedObjectError(
             f"expected a model of Keras, PyTorch or JAX, found {type(model).__module__}."
             f"{type(model).__qualname__}: save other objects with Checkpoint(...).save(path)"

@@ -6,6 +6,7 @@ program, and a restore keeps the live one. `equinox.tree_serialise_leaves` does 
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "describe",
     "export",
     "handles",
+    "is_model",
     "predict",
     "surroundings",
 ]
@@ -36,6 +38,9 @@ __all__ = [
 
 def handles(value: Any) -> bool:
     return isinstance(value, equinox.Module) and not isinstance(value, type)
+
+
+is_model = handles
 
 
 def capture(value: Any, name: str, capture: Capture) -> Structure:
@@ -72,6 +77,8 @@ def _capture_part(part: Any, name: str, walk: Capture) -> Structure:
 def _apply_part(part: Any, name: str, node: Structure, saved: Saved) -> Any:
     if _is_complex(part):
         return np.asarray(saved.leaves[name]).item() if saved.has(name) else part
+    if isinstance(part, enum.Enum):  # a number too, which is what was saved
+        return type(part)(saved.leaves[name]) if saved.has(name) else part
     return apply(part, name, node, saved) if _is_mixed(part) else saved.child(name, part, node)
 
 
@@ -94,4 +101,8 @@ def _is_mixed(part: Any) -> bool:
     if isinstance(part, equinox.Module) or not pytrees.is_node(part):
         return False
     leaves = jax.tree.leaves(part, is_leaf=handles)
-    return not all(handles(leaf) or (_is_state(leaf) and not _is_complex(leaf)) for leaf in leaves)
+    return not all(
+        handles(leaf)
+        or (_is_state(leaf) and not _is_complex(leaf) and not isinstance(leaf, enum.Enum))
+        for leaf in leaves
+    )

@@ -26,6 +26,7 @@ __all__ = [
     "describe",
     "export",
     "handles",
+    "is_model",
     "predict",
     "surroundings",
 ]
@@ -35,6 +36,10 @@ _STRUCTURES: dict[str, Any] = {"linen": linen_structure, "nnx": nnx_structure}
 
 def handles(value: Any) -> bool:
     return isinstance(value, nnx.Pytree | nnx.Variable | linen.Module)
+
+
+def is_model(value: Any) -> bool:
+    return isinstance(value, nnx.Module | linen.Module)
 
 
 def capture(value: Any, name: str, capture: Capture) -> Structure:

@@ -27,6 +27,7 @@ _NNX = """
     LoRALinear LoRAParam MultiHeadAttention OptimizedLSTMCell PReLU Param Perturbation RMSNorm RNN
     RngCount RngKey RngStream Rngs Sequential SimpleCell SpectralNorm Variable WeightNorm
 """
+_METRICS = "Accuracy Average Metric MetricState MultiMetric Welford"
 _FUNCTIONS = """
     avg_pool combine_masks dot_product_attention dot_product_attention_weights make_attention_mask
     make_causal_mask max_pool min_pool
@@ -50,7 +51,7 @@ LINEN = Vocabulary(
 NNX = Vocabulary(
     "flax",
     (nnx.Pytree, nnx.Variable),
-    _classes(nnx, _NNX),
+    {**_classes(nnx, _NNX), **_classes(nnx.metrics, _METRICS)},
     {
         **functions(nnx, _FUNCTIONS.split(), "flax.nnx"),
         **functions(flax.nnx.nn.dtypes, _IN_BOTH, "flax.nnx.dtypes"),

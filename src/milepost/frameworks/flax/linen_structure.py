@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flax import linen
-from flax.core import FrozenDict
+from flax.core import DenyList, FrozenDict
 from flax.core.meta import AxisMetadata
 
 from milepost.errors import DamagedError
@@ -81,6 +81,8 @@ class Writer(writer.Writer):
     def special(self, value: Any, path: str) -> dict[str, Any] | None:
         if isinstance(value, FrozenDict):
             return {"frozen": self.items(value, path)}
+        if isinstance(value, DenyList):
+            return {"all but": self.node(value.deny, path)}
         if isinstance(value, _BOXES) and dataclasses.is_dataclass(value):
             names = [f.name for f in dataclasses.fields(value)]
             return self.fields(value, type(value), {n: getattr(value, n) for n in names}, path)
@@ -102,6 +104,8 @@ class Reader(reader.Reader):
     def special(self, node: dict[str, Any], path: str) -> Any:
         if "frozen" in node:
             return _FROZEN(self.items(node["frozen"], path))
+        if "all but" in node:
+            return DenyList(self.value(node["all but"], path))
         if "shared" in node:
             return self._built[node["shared"]]
         if "module" not in node:

@@ -21,6 +21,7 @@ from flax.nnx.variablelib import is_array_ref
 from flax.typing import HashableMapping
 
 from milepost.errors import DamagedError, UnsupportedObjectError
+from milepost.frameworks import pytrees
 from milepost.frameworks.base import ModelParts
 from milepost.frameworks.flax.graph import flat_state, raw_value
 from milepost.frameworks.flax.known import NNX
@@ -28,7 +29,7 @@ from milepost.frameworks.pytrees import program, proof, reader, writer
 from milepost.frameworks.pytrees.keys import generator_of
 from milepost.frameworks.pytrees.predict import call
 from milepost.program import Program
-from milepost.state import LeafSpec
+from milepost.state import LeafSpec, join
 
 _FROZEN: Any = FrozenDict
 _STATE, _DATA = "_pytree__state", "_pytree__nodes"
@@ -106,8 +107,8 @@ class Writer(writer.Writer):
         if isinstance(value, FrozenDict):
             return {"frozen": self.items(value, path)}
         if isinstance(value, nnx.StateAxes):
-            axes = zip(value.filters, value.axes, strict=True)
-            return {"axes": [[self.node(key, path), self.node(axis, path)] for key, axis in axes]}
+            pairs = tuple(zip(value.filters, value.axes, strict=True))
+            return {"axes": self.node(pairs, path)}
         if not isinstance(value, nnx.Pytree | nnx.Variable):
             return None
         if id(value) in self._seen:
@@ -131,7 +132,9 @@ class Writer(writer.Writer):
             )
         node = {
             "variable": self.reference(variable.var_type, path),
-            "metadata": [[key, self.node(value, key)] for key, value in metadata.items()],
+            "metadata": [
+                [key, self.node(value, join(path, key))] for key, value in metadata.items()
+            ],
             "value": self.node(raw_value(variable), path),
         }
         return {**node, "ref": True} if is_array_ref(variable.get_raw_value()) else node
@@ -147,8 +150,7 @@ class Reader(reader.Reader):
         if "frozen" in node:
             return _FROZEN(self.items(node["frozen"], path))
         if "axes" in node:
-            axes = [[self.value(part, path) for part in pair] for pair in node["axes"]]
-            return nnx.StateAxes(dict(axes))
+            return nnx.StateAxes(dict(self.value(node["axes"], path)))
         if "shared" in node:
             return self._built[node["shared"]]
         if "variable" in node:
@@ -182,7 +184,9 @@ class Reader(reader.Reader):
         self._in_variable = False
         if node.get("ref") is True:
             value = jax.new_ref(_zeros(value))
-        metadata = {str(key): self.value(child, key) for key, child in node["metadata"]}
+        metadata = {
+            str(key): self.value(child, join(path, str(key))) for key, child in node["metadata"]
+        }
         return cls.from_metadata(value, {**metadata, "hijax": False})
 
 
@@ -193,9 +197,10 @@ def _zeros(like: Any) -> Any:
         data = jax.eval_shape(jax.random.key_data, like)
         return jax.random.wrap_key_data(_zeros(data), impl=generator_of(like))
     zero = np.zeros((), like.dtype)
-    return jax.numpy.broadcast_to(
-        jax.numpy.asarray(zero.item() if like.weak_type else zero), like.shape
-    )
+    with pytrees.enable_x64(like.dtype.itemsize >= 8):
+        return jax.numpy.broadcast_to(
+            jax.numpy.asarray(zero.item() if like.weak_type else zero), like.shape
+        )
 
 
 def _order(module: Any) -> Any:

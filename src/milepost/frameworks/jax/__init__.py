@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.experimental
 import numpy as np
 
 from milepost import tree
@@ -39,13 +38,10 @@ __all__ = [
 
 _BUILTIN = (dict, list, tuple, type(None))
 
-# Before 0.8 it was an experiment.
-_config: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
-
 
 def _new(array: Array) -> jax.Array:
     """A new array of the same dtype, also if it has 64 bits and the program has not."""
-    with _config.enable_x64(True):
+    with pytrees.enable_x64():
         return jax.numpy.asarray(array)
 
 
@@ -117,7 +113,7 @@ def _place(like: Any) -> Iterator[Any]:
     to the same device would have it fail. 64 bits are on, for a saved dtype is to stay.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_config.enable_x64(True))
+        stack.enter_context(pytrees.enable_x64())
         if getattr(like, "committed", True):  # an abstract one with a sharding asks for it
             yield like.sharding
         else:
@@ -127,7 +123,7 @@ def _place(like: Any) -> Iterator[Any]:
 
 def _weak(array: Array) -> Any:
     """An array weakly typed, as one made of a Python number: what it meets keeps its dtype."""
-    with _config.enable_x64(array.dtype in ("int64", "float64", "complex128")):
+    with pytrees.enable_x64(array.dtype in ("int64", "float64", "complex128")):
         zero = jax.numpy.asarray(array.dtype.type(0).item())
         weak = jax.numpy.broadcast_to(zero, array.shape).at[...].set(array)
     return weak if weak.dtype == array.dtype else array

@@ -1,6 +1,6 @@
 """Functions as models: `jax.tree_util.Partial(apply, params)`, where `apply` has a name.
 
-The leaves are those of the arguments, `0/0/...` and `1/...`: the pytree's own names.
+The leaves are those of the arguments: `args/0/...` and `keywords/<name>/...`.
 """
 
 from __future__ import annotations
@@ -71,18 +71,10 @@ def export(model: Any, inputs: Any, signature: Mapping[str, Any]) -> Program:
 
 
 def _describe(model: Any, writer: Writer) -> dict[str, Any]:
-    return {
-        "function": writer.node(model.func, ""),
-        "arguments": writer.node(model.args, "0"),
-        "keywords": writer.node(model.keywords, "1"),
-    }
+    return writer.partial(model, "")
 
 
 def _build(
     structure: Mapping[str, Any], custom: Mapping[str, Any], specs: Mapping[str, LeafSpec]
 ) -> Any:
-    reader = Reader(_WORDS, custom, specs)
-    function = reader.value(structure["function"], "")
-    arguments = reader.value(structure["arguments"], "0")
-    make: Any = Partial
-    return make(function, *arguments, **reader.value(structure["keywords"], "1"))
+    return Reader(_WORDS, custom, specs).partial(structure, "")

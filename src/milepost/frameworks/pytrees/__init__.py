@@ -5,9 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.experimental
+from jax.tree_util import Partial
 
-# The builtin sequences that a model may have among its settings.
-SEQUENCES: dict[str, type[Any]] = {"tuple": tuple, "list": list}
+from milepost.state import join
+
+# The builtin collections that a model may have among its settings.
+SEQUENCES: dict[str, type[Any]] = {
+    "tuple": tuple,
+    "list": list,
+    "set": set,
+    "frozenset": frozenset,
+}
+
+# Before 0.8 it was an experiment.
+_config: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
+
+
+def enable_x64(enable: bool = True) -> Any:
+    """A context in which arrays may have 64 bits, whether the program lets them or not."""
+    return _config.enable_x64(enable)
 
 
 def is_node(value: Any) -> bool:
@@ -18,8 +35,18 @@ def is_node(value: Any) -> bool:
 
 def node_items(value: Any) -> list[tuple[str, Any]]:
     """The (key, part) pairs directly below a registered node."""
+    if type(value) is Partial:  # JAX itself has only numbers for these
+        return [("args", value.args), ("keywords", value.keywords)]
     paths, _ = jax.tree_util.tree_flatten_with_path(value, is_leaf=lambda part: part is not value)
     return [(key_text(path[0]), part) for path, part in paths]
+
+
+def named_leaves(value: Any, name: str = "") -> list[tuple[str, Any]]:
+    """The leaves of a pytree, in JAX's order, by the names that they have in a state."""
+    if not is_node(value):
+        return [(name, value)]
+    below = [named_leaves(part, join(name, key)) for key, part in node_items(value)]
+    return [leaf for leaves in below for leaf in leaves]
 
 
 def key_text(key: Any) -> str:

@@ -76,13 +76,13 @@ def export(
 
 def named_arrays(tree: Any) -> dict[str, Any]:
     """The arrays of a pytree by the names that their leaves have."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {_name(path): leaf for path, leaf in leaves if _is_array(leaf)}
+    return {name: leaf for name, leaf in pytrees.named_leaves(tree) if _is_array(leaf)}
 
 
 def with_arrays(tree: Any, arrays: Mapping[str, Any]) -> Any:
     """A pytree like another, with other arrays."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: arrays.get(_name(path), leaf), tree)
+    leaves = [arrays.get(name, leaf) for name, leaf in pytrees.named_leaves(tree)]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
 def _exported(program: Callable[..., Any], wishes: list[list[Any]]) -> Any:
@@ -128,12 +128,7 @@ def _as_jax_has_it(array: Any) -> Any:
 
 
 def _names(values: Any, single: str) -> list[str]:
-    paths = jax.tree_util.tree_flatten_with_path(values)[0]
-    return [_name(path) or single for path, _ in paths]
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return "/".join(pytrees.key_text(key) for key in path)
+    return [name or single for name, _ in pytrees.named_leaves(values)]
 
 
 def _is_array(leaf: Any) -> bool:

@@ -37,6 +37,13 @@ def described(
         raise UnsupportedObjectError("the model is nested too deeply to be saved") from None
     except DamagedError as error:  # a description that even we cannot read
         problem = str(error)
+    except MilepostError:
+        raise
+    except Exception as error:  # whatever the framework and the model's own classes raise
+        raise UnsupportedObjectError(
+            f"the model cannot be taken apart and built again: {type(error).__name__}: {error}. "
+            "Save a Checkpoint of the parts that can"
+        ) from error
     if problem:
         raise UnsupportedObjectError(
             f"{problem}, so the model could not be loaded again. Save a Checkpoint, which needs no "

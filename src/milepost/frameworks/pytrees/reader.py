@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jax.tree_util import Partial
 
 from milepost import dtypes
 from milepost.errors import DamagedError, UnknownClassError
-from milepost.frameworks.pytrees import SEQUENCES, called, known, struct, words
+from milepost.frameworks.pytrees import SEQUENCES, called, known, records, struct, words
 from milepost.frameworks.pytrees.keys import abstract_key
 from milepost.frameworks.pytrees.known import Vocabulary
 from milepost.record import decode_plain
@@ -27,6 +28,7 @@ class Reader:
         self._vocabulary = vocabulary
         self._custom = custom
         self._specs = specs
+        self._arrays: set[str] = set()
 
     def value(self, node: Any, path: str, owner: type | None = None) -> Any:
         """What a node describes; its arrays are abstract, with the dtypes and shapes of leaves."""
@@ -39,6 +41,10 @@ class Reader:
             return self.items(node["dict"], path)
         if "array" in node:
             return self.array(node, path)
+        if "Partial" in node:
+            return self.partial(node["Partial"], path)
+        if records.KINDS & node.keys():
+            return records.decode(self, node, path)
         if "default" in node:
             return known.default_of(owner, node["default"])
         if "initializer" in node:
@@ -61,6 +67,13 @@ class Reader:
     def items(self, pairs: Any, path: str) -> dict[Any, Any]:
         keys = [(decode_key(key), child) for key, child in pairs]
         return {key: self.value(child, join(path, key_text(key))) for key, child in keys}
+
+    def partial(self, node: Mapping[str, Any], path: str) -> Any:
+        """What `Writer.partial` described."""
+        function = self.value(node["function"], path)
+        arguments = self.value(node["arguments"], join(path, "args"))
+        make: Any = Partial
+        return make(function, *arguments, **self.value(node["keywords"], join(path, "keywords")))
 
     def fields(self, node: dict[str, Any], cls: type, path: str) -> dict[str, Any]:
         """What an object has, by name: never one of the names that Python itself reads."""
@@ -115,11 +128,12 @@ class Reader:
         spec = self._specs.get(join(path, "data") if key else path)
         if spec is None or spec.shape is None:
             raise DamagedError(f"the structure has the array {path!r}, which the file has not")
+        if path in self._arrays:  # or a small file would ask for any amount of memory
+            raise DamagedError(f"the structure has the array {path!r} twice")
+        self._arrays.add(path)
         dtype = dtypes.numpy_dtype(spec.dtype)
         if kind == "numpy":
             return np.zeros(spec.shape, dtype)
-        if kind == "numpy.generic":
-            return np.zeros((), dtype)[()]
         if key:
             return abstract_key(struct(spec.shape, dtype), node["generator"])
         return struct(spec.shape, dtype, weak=node.get("weak") is True)

@@ -1,7 +1,7 @@
 """The structure of a JAX model as JSON; `reader` has the way back.
 
     3, "text", {"bytes": ...}                            plain values
-    {"tuple": [...]}, {"list": ...}, {"dict": ...}       containers
+    {"tuple": [...]}, {"list": ...}, {"dict": ...}       containers; also "set", "frozenset"
     {"array": "jax"}                                     a leaf, whose dtype and shape are its own
     {"function": "jax.nn.relu"}                          one of a fixed list
     {"type": "Conv"}                                     a class of the framework's, itself
@@ -9,9 +9,11 @@
     {"default": "kernel_init"}                           a class's own default of that name
     {"initializer": "normal", "arguments": {...}}        what one of JAX's makers makes
     {"partial": [function, arguments, keywords]}         functools.partial
+    {"Partial": {"function", "arguments", "keywords"}}   jax.tree_util.Partial
     {"module": class, "fields": [[name, node], ...]}     an object of a class
 
-Each framework adds what is its own by a `Writer` and a `Reader` of its own.
+`words` and `records` have more. Each framework adds what is its own by a `Writer` and a
+`Reader` of its own.
 """
 
 from __future__ import annotations
@@ -24,10 +26,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.tree_util import Partial
 
 from milepost import registry
 from milepost.errors import UnsupportedObjectError
-from milepost.frameworks.pytrees import SEQUENCES, called, known, words
+from milepost.frameworks.pytrees import SEQUENCES, called, known, records, words
 from milepost.frameworks.pytrees.keys import GENERATORS, generator_of
 from milepost.frameworks.pytrees.known import Vocabulary
 from milepost.record import encode_plain
@@ -56,14 +59,19 @@ class Writer:
         """A value as JSON; `owner` is the class of which it is a field."""
         if isinstance(value, PLAIN_TYPES) and type(value) in PLAIN_TYPES:
             return encode_plain(value)
-        if isinstance(value, jax.Array | jax.ShapeDtypeStruct | np.ndarray | np.generic):
+        if isinstance(value, jax.Array | jax.ShapeDtypeStruct | np.ndarray):
             return self._array(value, path)
         for kind, cls in SEQUENCES.items():
             if type(value) is cls:
-                return {kind: [self.node(x, join(path, str(i))) for i, x in enumerate(value)]}
+                parts = sorted(value, key=repr) if kind.endswith("set") else value
+                return {kind: [self.node(x, join(path, str(i))) for i, x in enumerate(parts)]}
         if type(value) is dict:
             return {"dict": self.items(value, path)}
-        found = self.special(value, path) or words.encode(value)
+        if type(value) is Partial:
+            return {"Partial": self.partial(value, path)}
+        found = (
+            self.special(value, path) or words.encode(value) or records.encode(self, value, path)
+        )
         return found or self._function(value, path, owner)
 
     def special(self, value: Any, path: str) -> dict[str, Any] | None:
@@ -72,6 +80,14 @@ class Writer:
 
     def items(self, mapping: Mapping[Any, Any], path: str) -> list[Any]:
         return [[encode_key(k), self.node(v, join(path, key_text(k)))] for k, v in mapping.items()]
+
+    def partial(self, value: Any, path: str) -> dict[str, Any]:
+        """A function and what it is called with, by the names that JAX's own has for these."""
+        return {
+            "function": self.node(value.func, path),
+            "arguments": self.node(value.args, join(path, "args")),
+            "keywords": self.node(value.keywords, join(path, "keywords")),
+        }
 
     def fields(self, value: Any, cls: type, values: Mapping[str, Any], path: str) -> dict[str, Any]:
         """An object as its class and what it has."""
@@ -95,9 +111,14 @@ class Writer:
         return self._named(cls, path)
 
     def _array(self, value: Any, path: str) -> dict[str, Any]:
+        if path in self.leaves:
+            raise UnsupportedObjectError(
+                f"{called(path)} is the name of two arrays: one is in a setting, or under a key "
+                "with a slash. Rename it, or make it a tuple"
+            )
         self.leaves.add(path)
-        if isinstance(value, np.ndarray | np.generic):
-            return {"array": "numpy" if isinstance(value, np.ndarray) else "numpy.generic"}
+        if isinstance(value, np.ndarray):
+            return {"array": "numpy"}
         if jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key):
             generator = str(generator_of(value))
             if generator not in GENERATORS:
@@ -124,15 +145,25 @@ class Writer:
         if type(value) is functools.partial:
             parts = (value.func, value.args, value.keywords)
             return {"partial": [self.node(part, path) for part in parts]}
-        if callable(value) and (name.endswith("_init") and _name_of(value) is None):
-            return self._without(path, owner, name)
+        if callable(value) and _name_of(value) is None and self._has_worked(owner, name):
+            self.lost.append(
+                f"the initialiser {path}, which only matters when weights are made anew"
+            )
+            return self.node(known.default_of(owner, name), path, owner)
         return self._named(value, path)
 
-    def _without(self, path: str, owner: type | None, name: str) -> Any:
-        """What an initialiser is replaced by that cannot be described: it has done its work."""
-        default = known.default_of(owner, name)
-        self.lost.append(f"the initialiser {path}, which only matters when weights are made anew")
-        return None if default is None else self.node(default, path, owner)
+    def _has_worked(self, owner: type | None, name: str) -> bool:
+        """Whether a field is an initialiser that no prediction calls.
+
+        A recurrent cell calls its `carry_init` whenever it predicts. Of a class that is not the
+        framework's own nobody knows.
+        """
+        return (
+            name.endswith("_init")
+            and name != "carry_init"
+            and self._vocabulary.class_name(owner) is not None
+            and known.default_of(owner, name) is not None
+        )
 
     def _named(self, value: Any, path: str) -> dict[str, Any]:
         """A class or function that files know by the name under which it is registered."""
@@ -142,7 +173,8 @@ class Writer:
             raise UnsupportedObjectError(
                 f"{called(path)} is the {kind} {value!r:.80}, of the class "
                 f"{type(value).__name__}, which cannot be saved: expected a plain value, an array, "
-                "a module, or a function of JAX's own. Give a function of your own a name with "
+                "a module, a dataclass or named tuple of these with nothing beside its fields, or "
+                "a function of JAX's own. Give a function of your own a name with "
                 f"milepost.register(function, name=...). {_WAYS_OUT}"
             )
         if self.custom.setdefault(name, value) != value:

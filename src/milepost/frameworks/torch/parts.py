@@ -10,12 +10,13 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import _Orthogonal
 
+from milepost import registry
 from milepost.frameworks.torch import known
 
 # What nn.Module keeps for itself; PyTorch's caches of what is elsewhere; what `torch.compile`
 # and DDP leave on the module inside of them.
 _INTERNAL = frozenset(vars(nn.Module())) | {
-    "__milepost_arguments__",  # what the registry notes
+    registry.ARGUMENTS,
     "_compiled_call_impl",
     "_ddp_params_and_buffers_to_ignore",
     "_flat_weight_refs",
