@@ -368,6 +368,27 @@ if keras.backend.backend() == "tensorflow":  # on the others, Keras makes no tex
         lambda: layers.StringLookup(vocabulary=["tea", "milk"], invert=True), 3, below=3
     )
 
+
+def around_a_jax_function() -> tuple[Any, Any]:
+    def double(params: Any, inputs: Any) -> Any:
+        return inputs * 2
+
+    return model_of(layers.JaxLayer(double, lambda rng, inputs: {}), numbers(6))
+
+
+def around_a_torch_module() -> tuple[Any, Any]:
+    import torch
+
+    layer = layers.TorchModuleWrapper(torch.nn.Linear(6, 3))  # whose shape no model can tell
+    layer(numbers(6))
+    return layer, numbers(6)
+
+
+if keras.backend.backend() == "jax":
+    SPECIAL["JaxLayer"] = around_a_jax_function
+if keras.backend.backend() == "torch":
+    SPECIAL["TorchModuleWrapper"] = around_a_torch_module
+
 FAMILY = Family(
     "Keras layers",
     exist,
@@ -379,13 +400,15 @@ FAMILY = Family(
         },
         **SPECIAL,
     },
-    refused={"Lambda": "it is code"},
-    left_out={
+    refused={
         "FlaxLayer": "it wraps a model of another framework: save that model",
         "JaxLayer": "it wraps a function of another framework: save that, registered",
-        "Layer": "abstract",
+        "Lambda": "it is code",
         "TFSMLayer": "it reads a SavedModel from a path",
         "TorchModuleWrapper": "it wraps a module of PyTorch by pickling it: save that module",
+    },
+    left_out={
+        "Layer": "abstract",
         "Wrapper": "abstract: it has no call()",
     },
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib.machinery
 import json
 import os
 import resource
@@ -15,6 +16,7 @@ import sys
 import warnings
 
 FRAMEWORKS = {"jax", "jaxlib", "keras", "milepost", "numpy", "optree", "tensorflow", "torch"}
+MODULES = tuple(importlib.machinery.all_suffixes())
 RUNS = (
     "marshal.loads",
     "os.exec",
@@ -36,7 +38,7 @@ def main(folder: str, benign: str) -> None:
     def hook(event: str, arguments: tuple) -> None:
         if event.startswith(RUNS):
             seen.append(event)
-        elif event == "open" and not _own(str(arguments[0]), folder):
+        elif event == "open" and not _harmless(str(arguments[0]), folder):
             seen.append(f"open {arguments[0]}")
 
     sys.addaudithook(hook)
@@ -56,15 +58,17 @@ def main(folder: str, benign: str) -> None:
                 error = [kinds, str(raised)[:500]]
         # A framework may load a part of itself when it is first used.
         new = {module.partition(".")[0] for module in set(sys.modules) - modules} - FRAMEWORKS
-        calls = [] if set(sys.modules) - modules else seen
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - size) // 1024
-        found[name] = {"error": error, "new": sorted(new), "calls": [*calls], "grown": grown}
+        found[name] = {"error": error, "new": sorted(new), "calls": [*seen], "grown": grown}
     print(json.dumps(found))
 
 
-def _own(path: str, folder: str) -> bool:
-    """The file itself, and sources, which tracebacks and graph compilers read."""
-    return path.startswith(folder) or path.endswith((".py", ".pyc"))
+def _harmless(path: str, folder: str) -> bool:
+    """The file itself, and modules, which imports, tracebacks and graph compilers read.
+
+    Which modules may be imported is compared by itself.
+    """
+    return path.startswith(folder) or path.endswith(MODULES)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import keras
-from milepost import load_model, save_model
+from milepost import errors, load_model, save_model
 from tests.coverage.keras_layers import IMAGE, SIMPLE, one
 
 from .conftest import X, make_model, predictions, train, values
@@ -121,3 +121,60 @@ def test_texts_go_in_as_lists(tmp_path):
     save_model(layer, tmp_path / "model", example=["milk", "coffee"])
     loaded = load_model(tmp_path / "model", replay=True)
     assert loaded.get_vocabulary() == ["[UNK]", "tea", "milk"]
+
+
+@pytest.mark.parametrize("replay", [False, True])
+def test_a_prediction_for_the_example_draws_no_random_numbers(tmp_path, replay):
+    """A recurrent layer's dropout takes a seed even when it is not training."""
+    layer = keras.layers.GRU(4, dropout=0.2, recurrent_dropout=0.2)
+    model = keras.Sequential([keras.Input((3, 5)), layer])
+    x = X[:6].reshape(2, 3, 5)
+    before = values(model)
+    save_model(model, tmp_path / "model", example=x)
+    assert values(model) == before
+    assert values(load_model(tmp_path / "model", replay=replay)) == before
+
+
+def test_a_matrix_lies_in_memory_as_it_did(tmp_path):
+    """Else PyTorch multiplies it with other instructions, and its last digits differ."""
+    model = keras.Sequential([keras.Input((3, 5)), keras.layers.SimpleRNN(4)])
+    loaded = again(model, tmp_path / "model")
+    x = X[:6].reshape(2, 3, 5)
+    assert predictions(loaded, x) == predictions(model, x)
+    if keras.backend.backend() == "torch":
+        for one_of in (model, loaded):
+            assert one_of.layers[0].cell.recurrent_kernel.value.stride() == (1, 4)
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
+def test_quantising_after_training_leaves_slots_behind(tmp_path):
+    model = make_model()
+    train(model, 2)
+    model.quantize("int8")
+    report = save_model(model, tmp_path / "model", example=X)
+    assert any("for variables that it no longer has" in lost for lost in report.lost)
+    assert predictions(load_model(tmp_path / "model", replay=True)) == predictions(model)
+
+
+class Private(keras.layers.Layer):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self._factor = 1.0
+
+    def call(self, x):
+        return x * self._factor
+
+
+def test_a_private_attribute_that_is_lost_is_told(tmp_path):
+    model = keras.Sequential([keras.Input((5,)), Private(name="private")])
+    assert save_model(model, tmp_path / "model").lost == ()
+    model.layers[0]._factor = 2.0
+    (lost,) = save_model(model, tmp_path / "model").lost
+    assert "_factor" in lost
+
+
+def test_classes_of_keras_outside_of_the_list_are_refused_when_they_are_saved(tmp_path):
+    layer = keras.layers.Wrapper(keras.layers.Dense(2), name="odd")
+    layer.build((None, 5))
+    with pytest.raises(errors.UnsupportedObjectError, match="odd is a keras.*Wrapper, which"):
+        save_model(layer, tmp_path / "model")

@@ -206,6 +206,7 @@ def test_learning_rate_schedules_and_metric_objects(tmp_path):
         (lambda: keras.losses.Huber(0.5), {"delta": 0.5}),
         (lambda: keras.losses.CosineSimilarity(axis=0), {"axis": 0}),
         (lambda: keras.losses.Tversky(alpha=0.3), {"alpha": 0.3, "beta": 0.5}),
+        (lambda: keras.losses.MeanSquaredError(dtype="bfloat16"), {"_dtype": "bfloat16"}),
     ],
 )
 def test_arguments_that_get_config_forgets(tmp_path, loss, attribute):

@@ -187,7 +187,8 @@ def _variables(value: Any, name: str, names: Mapping[int, str]) -> dict[str, ker
     if isinstance(value, keras.Model):
         inside = {id(variable): key.removeprefix(f"{name}/") for key, variable in found.items()}
         for key, optimizer in _optimizers(value, name):
-            found |= optimizers.optimizer_variables(optimizer, key, inside)
+            # A whole model, which has no name, is without slots that nothing can use again.
+            found |= optimizers.optimizer_variables(optimizer, key, inside, strangers=bool(name))
         _add_metrics(value, join(name, "metrics"), found)
     return found
 

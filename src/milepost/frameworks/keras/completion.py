@@ -17,7 +17,7 @@ from milepost.errors import UnsupportedObjectError
 from milepost.frameworks.keras import known
 from milepost.state import PLAIN_TYPES
 
-_NOT_ARGUMENTS = {"self", "args", "kwargs", "fn", "name", "dtype"}
+_NOT_ARGUMENTS = {"self", "args", "kwargs", "fn", "name"}
 _ABSENT = object()
 
 
@@ -67,6 +67,9 @@ def _forgotten(value: Any, config: dict[str, Any]) -> list[tuple[str, Any]]:
 
 def _argument(value: Any, name: str) -> Any:
     """What an object remembers of an argument of its constructor."""
+    if name == "dtype":
+        policy = getattr(value, "_dtype_policy", None)
+        return _ABSENT if policy is None else policy.name
     options = getattr(value, "_fn_kwargs", {})
     return options[name] if name in options else vars(value).get(name, _ABSENT)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
 
 import keras
+from milepost.frameworks.keras import naming, optimizers
 from milepost.frameworks.keras.naming import layers_by_path
 from milepost.limits import shown
 from milepost.state import PLAIN_TYPES, join
@@ -17,12 +18,16 @@ _ABSENT = object()
 _OF_TRAINING = {
     "auto_scale_loss",
     "compiled",
+    "input_names",
     "jit_compile",
+    "loss",
+    "output_names",
     "run_eagerly",
     "steps_per_execution",
     "stop_training",
     "supports_jit",
 }
+_OF_EVERY = {name for kind in (keras.Model, keras.Sequential) for name in vars(kind(name="any"))}
 
 
 def lost_history(model: keras.Layer) -> Iterator[str]:
@@ -51,6 +56,17 @@ def lost_compilation(model: keras.Layer) -> Iterator[str]:
         )
 
 
+def lost_slots(model: keras.Layer, names: Collection[int]) -> Iterator[str]:
+    """What the optimizer remembers of variables that are no longer in the model."""
+    optimizer = getattr(model, "optimizer", None)
+    gone = optimizers.stranger_slots(optimizer, names) if optimizer is not None else []
+    if gone:
+        yield (
+            f"{len(gone)} slots of its optimizer, for variables that it no longer has: call "
+            "compile() again if it is to be trained on"
+        )
+
+
 def lost_attributes(model: keras.Layer, again: keras.Layer) -> Iterator[str]:
     """Plain attributes that the model has and, built again, has not, or has another value of."""
     others = dict(layers_by_path(again))
@@ -58,14 +74,24 @@ def lost_attributes(model: keras.Layer, again: keras.Layer) -> Iterator[str]:
         rebuilt = vars(others[path]) if path in others else {}
         for name, value in vars(layer).items():
             there = rebuilt.get(name, _ABSENT)
-            differs = there is _ABSENT or (is_foreign(type(layer)) and not _equal(value, there))
-            if name.startswith("_") or name in _OF_TRAINING or not _is_plain(value):
-                continue
-            if differs:
+            if there is _ABSENT:  # of what begins with _, Keras itself adds some in training
+                differs = not name.startswith("_")
+            else:
+                differs = is_foreign(type(layer)) and not _equal(value, there)
+            if differs and _is_plain(value) and not _of_keras(layer, name):
                 yield (
                     f"the attribute {join(path, name) if path else name!r} with the value "
                     f"{shown(value)}: have get_config() tell it, or __init__() set it"
                 )
+
+
+def _of_keras(layer: Any, attribute: str) -> bool:
+    """Whether Keras itself gives a layer that attribute, and takes care of it."""
+    if attribute == "name":
+        return naming.is_automatic(layer)
+    if attribute.startswith("_") and not is_foreign(type(layer)):
+        return True
+    return attribute in _OF_TRAINING or attribute in _OF_EVERY
 
 
 def is_foreign(kind: type) -> bool:

@@ -35,6 +35,11 @@ def _automatic_base(sibling: Any) -> str | None:
     return base if re.fullmatch(re.escape(base) + r"(_\d+)?", sibling.name) else None
 
 
+def is_automatic(layer: Any) -> bool:
+    """Whether a layer's name is one that Keras made up."""
+    return _automatic_base(layer) is not None
+
+
 def _snake_case(name: str) -> str:
     """As `keras.src.utils.naming.to_snake_case` makes automatic names of classes'."""
     name = re.sub(r"\W+", "", name)

@@ -6,7 +6,7 @@ Keras keeps slots in lists by position, so freezing a layer shifts them. Here th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import keras
@@ -17,15 +17,32 @@ Optimizer: Any = keras.optimizers.Optimizer
 
 
 def optimizer_variables(
-    optimizer: Any, name: str, names: Mapping[int, str]
+    optimizer: Any, name: str, names: Mapping[int, str], *, strangers: bool = True
 ) -> dict[str, keras.Variable]:
     """Every variable of an optimizer and of those it wraps, by name.
 
-    `names` are those of the models' variables, by id; a variable that it does not have is
-    called by its position, `#3`.
+    `names` are those of the models' variables, by id; a stranger, which is not among them, is
+    called by its position, `#3`, or its slots are left out.
     """
     found: dict[str, keras.Variable] = {}
-    _collect(optimizer, name, names, found, seen=set())
+    gone = [] if strangers else stranger_slots(optimizer, names)
+    _collect(optimizer, name, names, found, seen=set(map(id, gone)))
+    return found
+
+
+def stranger_slots(optimizer: Any, names: Collection[int]) -> list[keras.Variable]:
+    """The slots of variables that are not the models', or no longer: quantised since, say."""
+    models = list(getattr(optimizer, "_trainable_variables", ()))
+    owned = set(map(id, optimizer._variables))
+    found = [
+        slot
+        for index, variable in enumerate(models)
+        if id(variable) not in names
+        for _, slot in _slots_at(optimizer, index, len(models))
+        if id(slot) in owned
+    ]
+    for _, inner in inner_optimizers(optimizer):
+        found += stranger_slots(inner, names)
     return found
 
 

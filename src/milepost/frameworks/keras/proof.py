@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -53,9 +53,12 @@ def _children(layer: Any) -> list[Any]:
 
 
 def prove(
-    model: keras.Model, structure: dict[str, Any], build: Callable[..., keras.Model]
+    model: keras.Model,
+    variables: Mapping[str, keras.Variable],
+    structure: dict[str, Any],
+    build: Callable[..., keras.Model],
 ) -> tuple[str, ...]:
-    """Build a model again from its structure, and compare the names of its variables.
+    """Build a model again from its structure, and compare the names of its `variables`.
 
     Returns what it has and the model built again has not, a sentence each.
 
@@ -64,13 +67,14 @@ def prove(
     """
     # Without values at first, which costs no memory. Some layers need values to be made.
     try:
-        return _prove(model, structure, build, blank.without_values())
+        return _prove(model, variables, structure, build, blank.without_values())
     except UnsupportedObjectError:
-        return _prove(model, structure, build, contextlib.nullcontext())
+        return _prove(model, variables, structure, build, contextlib.nullcontext())
 
 
 def _prove(
     model: keras.Model,
+    variables: Mapping[str, keras.Variable],
     structure: dict[str, Any],
     build: Callable[..., keras.Model],
     scope: contextlib.AbstractContextManager[Any],
@@ -78,17 +82,18 @@ def _prove(
     classes = {type(layer).__name__: type(layer) for _, layer in layers_by_path(model)}
     custom = {name: kind for name, kind in classes.items() if is_foreign(kind)}
     config = {k: v for k, v in structure["config"].items() if k != "compile_config"}
+    bare = {"config": config, "changes": structure["changes"]}
     try:
         with scope, _names_unused(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the program had them when it built the model
-            again = build({**structure, "config": config}, {}, custom)
+            again = build(bare, {}, custom)
     except UnknownClassError:
         return ()  # a function or an initializer, which the program has and we cannot find
     except Exception as error:  # a constructor of the user's may raise anything
         raise UnsupportedObjectError(
             f"the model {model.name!r} could not be loaded again: {error}"
         ) from error
-    expected, found = _specs(model), _specs(again)
+    expected, found = _specs(variables), _specs(layer_variables(again, "layers"))
     wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
     if wrong:
         raise UnsupportedObjectError(
@@ -101,11 +106,8 @@ def _prove(
     return tuple(lost_attributes(model, again))
 
 
-def _specs(model: keras.Model) -> dict[str, str]:
-    return {
-        name: f"{variable.dtype}{list(variable.shape)}"
-        for name, variable in layer_variables(model, "layers").items()
-    }
+def _specs(variables: Mapping[str, keras.Variable]) -> dict[str, str]:
+    return {name: f"{v.dtype}{list(v.shape)}" for name, v in variables.items()}
 
 
 @contextlib.contextmanager

@@ -21,10 +21,10 @@ from milepost.errors import (
     UsageError,
 )
 from milepost.frameworks.base import ModelParts
-from milepost.frameworks.keras import assets, blank, naming, optimizers, trusted
+from milepost.frameworks.keras import assets, blank, layouts, naming, optimizers, trusted
 from milepost.frameworks.keras.changes import changes, make_changes
 from milepost.frameworks.keras.completion import complete
-from milepost.frameworks.keras.loss import lost_compilation, lost_history
+from milepost.frameworks.keras.loss import lost_compilation, lost_history, lost_slots
 from milepost.frameworks.keras.proof import prove, refuse_shared_layers
 from milepost.state import LeafSpec
 
@@ -61,11 +61,18 @@ def describe(model: keras.Model) -> ModelParts:
         "needs": _needs(config),
         "changes": changes(model),
     }
-    lost = (*lost_history(model), *lost_compilation(model), *prove(model, structure, build))
-    optimizer = getattr(model, "optimizer", None)
-    undecayed = optimizers.undecayed(optimizer, naming.layer_variables(model, "layers"))
-    if undecayed:
-        structure["undecayed"] = undecayed
+    variables = naming.layer_variables(model, "layers")
+    optional = {
+        "layouts": layouts.layouts(variables),
+        "undecayed": optimizers.undecayed(getattr(model, "optimizer", None), variables),
+    }
+    structure |= {key: notes for key, notes in optional.items() if notes}
+    lost = (
+        *lost_history(model),
+        *lost_compilation(model),
+        *lost_slots(model, {id(variable) for variable in variables.values()}),
+        *prove(model, variables, structure, build),
+    )
     return ModelParts(structure, assets.collect(model), lost)
 
 
@@ -102,11 +109,11 @@ def build(
             if made is not None:
                 make_changes(model, made)
             assets.restore(model, files)
+            variables = naming.layer_variables(model, "layers")
+            layouts.lay(variables, structure.get("layouts", {}))
             if compile_config:
                 _compile(model, compile_config, same_backend=_same_backend(structure))
-            if compile_config and structure.get("undecayed"):
-                variables = naming.layer_variables(model, "layers")
-                optimizers.exclude(model.optimizer, structure["undecayed"], variables)
+                optimizers.exclude(model.optimizer, structure.get("undecayed", {}), variables)
     except MilepostError:
         raise
     except Exception as error:  # a constructor, of Keras or the user's, may raise anything
