@@ -110,6 +110,24 @@ ATTACKS = {
     "giant: metric": compiled(metrics=[node("keras.metrics", "AUC", {"num_thresholds": 10**9})]),
     "giant: repeats": keras_layer("RepeatVector", n=10**9),
     "giant: spectrum": keras_layer("MelSpectrogram", num_mel_bins=10**9, fft_length=10**9),
+    "pattern: policies": layer(
+        node(
+            "keras.layers",
+            "Dense",
+            {
+                "units": 2,
+                "name": "a" * 60,
+                "dtype": node(
+                    "keras.dtype_policies",
+                    "DTypePolicyMap",
+                    {"default_policy": None, "policy_map": {"(a+)+b": "float32"}},
+                ),
+            },
+        )
+    ),
+    "pattern: optimizer": compiled(
+        optimizer=node("keras.optimizers", "Muon", {"exclude_layers": ["(.*)*x"]})
+    ),
     "deep: some": nested(45),
     "deep: very": nested(200),
 }

@@ -6,6 +6,7 @@ caller registered or passed, and no path, lambda or foreign module is followed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -38,6 +39,11 @@ _SIZES = {
     "sequence_length",
 }
 _ONLY_HASHES = {"Hashing", "HashedCrossing"}
+
+# Classes that match names with patterns out of their configuration. A group that repeats can
+# take for ever over a short name; without one, no pattern does.
+_MATCH = {"DTypePolicyMap", "OptimizerMap", "Muon"}
+_REPEATED_GROUP = re.compile(r"\)[*+{]")
 
 
 def check(config: Any, custom: dict[str, Any], imported: Any = None) -> None:
@@ -100,10 +106,20 @@ def _refuse_paths_and_giants(where: str, node: Mapping[str, Any]) -> None:
         return
     if name in LOOKUPS and isinstance(config.get("vocabulary"), str):
         raise UntrustedError(f"{where} names a file to be read as its vocabulary")
+    if name in _MATCH and any(_REPEATED_GROUP.search(text) for text in _texts(config)):
+        raise UntrustedError(f"{where} has a pattern that repeats a group, which may take for ever")
     for argument in _SIZES & config.keys() if name not in _ONLY_HASHES else ():
         sizes = config[argument] if isinstance(config[argument], list) else [config[argument]]
         if any(isinstance(size, int | float) and size > _LARGEST for size in sizes):
             raise UntrustedError(f"{where} asks for {argument}={config[argument]!r:.80}")
+
+
+def _texts(config: Any) -> Iterator[str]:
+    if isinstance(config, str):
+        yield config
+    elif isinstance(config, dict | list):
+        for item in [*config, *config.values()] if isinstance(config, dict) else config:
+            yield from _texts(item)
 
 
 def nodes(config: Any, where: str, depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
