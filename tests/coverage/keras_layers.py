@@ -306,7 +306,7 @@ SPECIAL: dict[str, Case] = {
     "Embedding int4": quantised("int4", lambda: layers.Embedding(5, 4), whole(3)),
     "Equalization": equalization,
     "GRUCell": around(lambda: layers.RNN(layers.GRUCell(4)), *SEQUENCE),
-    "GroupQueryAttention": lambda: query_and_value(layers.GroupQueryAttention(4, 4, 2)),
+    "GroupedQueryAttention": lambda: query_and_value(layers.GroupQueryAttention(4, 4, 2)),
     "HashedCrossing": lambda: model_of(layers.HashedCrossing(7), [whole(1), whole(1, below=9)]),
     "Hashing": of_ids(lambda: layers.Hashing(4, salt=133), 3),
     "Hashing of words": of_words(lambda: layers.Hashing(4, mask_value="tea")),

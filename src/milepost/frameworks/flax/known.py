@@ -27,6 +27,7 @@ _NNX = """
     LoRALinear LoRAParam MultiHeadAttention OptimizedLSTMCell PReLU Param Perturbation RMSNorm RNN
     RngCount RngKey RngStream Rngs Sequential SimpleCell SpectralNorm Variable WeightNorm
 """
+_FILTERS = "PathContains WithTag"
 _METRICS = "Accuracy Average Metric MetricState MultiMetric Welford"
 _FUNCTIONS = """
     avg_pool combine_masks dot_product_attention dot_product_attention_weights make_attention_mask
@@ -51,7 +52,11 @@ LINEN = Vocabulary(
 NNX = Vocabulary(
     "flax",
     (nnx.Pytree, nnx.Variable),
-    {**_classes(nnx, _NNX), **_classes(nnx.metrics, _METRICS)},
+    {
+        **_classes(nnx, _NNX),
+        **_classes(nnx.metrics, _METRICS),
+        **_classes(nnx.filterlib, _FILTERS),
+    },
     {
         **functions(nnx, _FUNCTIONS.split(), "flax.nnx"),
         **functions(flax.nnx.nn.dtypes, _IN_BOTH, "flax.nnx.dtypes"),
