@@ -18,7 +18,7 @@ from milepost.errors import (
 )
 from milepost.formats import model_file
 from milepost.formats.safetensors import ModelSnapshot
-from milepost.model.example import Replay, predict_again
+from milepost.model.comparison import Replay, predict_again
 from milepost.model.names import Names
 from milepost.model.opened import open_model
 from milepost.model.randomness import unchanged_random_state

@@ -19,7 +19,8 @@ from milepost.errors import (
 )
 from milepost.formats.example import INPUTS, OUTPUTS, Example
 from milepost.frameworks.base import capture_objects
-from milepost.model.example import Replay, compare, make_example, rebuilt
+from milepost.model.comparison import Replay, compare
+from milepost.model.example import make_example, rebuilt
 from milepost.program import Program
 
 

@@ -12,7 +12,7 @@ from milepost.dtypes import Array
 from milepost.errors import DamagedError, UsageError
 from milepost.formats.example import INPUTS, OUTPUTS
 from milepost.formats.model_file import ModelDocument
-from milepost.model.example import Replay, is_close
+from milepost.model.comparison import Replay, is_close
 from milepost.model.opened import open_model
 from milepost.model.portable import replay
 from milepost.opening import Path
