@@ -105,7 +105,7 @@ class Reader:
         cls = self._class(node, path)
         if not issubclass(cls, nn.Module):
             raise UnknownClassError(
-                f"module {path!r} is of the class {node.get('custom')!r}, and what has that "
+                f"{_called(path)} is of the class {node.get('custom')!r}, and what has that "
                 f"name here is {cls!r:.80}, which is no torch.nn.Module"
             )
         return cls
@@ -114,13 +114,13 @@ class Reader:
         if "class" in node:
             if node["class"] not in known.CLASSES:
                 raise UnknownClassError(
-                    f"module {path!r} is of torch.nn.{node['class']}, which milepost does not know"
+                    f"{_called(path)} is of torch.nn.{node['class']}, which milepost does not know"
                 )
             return known.CLASSES[node["class"]]
         found = self._custom(node, path, "class")
         if not isinstance(found, type):
             raise UnknownClassError(
-                f"module {path!r} is of the class {node.get('custom')!r}, and what has that "
+                f"{_called(path)} is of the class {node.get('custom')!r}, and what has that "
                 f"name here is {found!r:.80}, which is no class"
             )
         return found
@@ -136,11 +136,11 @@ class Reader:
                 return custom.imported(node["module"], node["qualname"])
             except (ImportError, AttributeError, TypeError, ValueError) as error:
                 raise UnknownClassError(
-                    f"module {path!r} needs {name!r}, which cannot be imported: {error}"
+                    f"{_called(path)} needs {name!r}, which cannot be imported: {error}"
                 ) from error
         is_a = "is of the class" if kind == "class" else "needs the function"
         raise UnknownClassError(
-            f"module {path!r} {is_a} {name!r}, which is not PyTorch's own: register it with "
+            f"{_called(path)} {is_a} {name!r}, which is not PyTorch's own: register it with "
             f"@milepost.register, or pass custom_objects={{{name!r}: {name}}}"
         )
 
@@ -229,3 +229,7 @@ class _Limits:
         self._elements -= sum(tensor.numel() for tensor in own)
         if self._elements < 0:
             raise DamagedError(f"module {at} is larger than all leaves of the file")
+
+
+def _called(path: str) -> str:
+    return f"module {path!r}" if path else "the model"
