@@ -83,7 +83,6 @@ def test_generation(tmp_path: Path):
 
 
 def test_programs(tmp_path: Path):
-    pytest.importorskip("onnxruntime")
     model, inputs = made("BertForMaskedLM")
     report = save_model(model, tmp_path / "model", example=inputs, program=True)
     assert "program" in report.captured

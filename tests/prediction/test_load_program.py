@@ -170,22 +170,6 @@ def test_in_an_environment_with_nothing_else(digits, x, expected, tmp_path):
         run(python, "-c", f"import importlib.util as u; assert not u.find_spec({package!r})")
 
 
-def test_a_missing_runtime_names_the_command(digits, run_program):
-    finished = run_program(
-        """
-        import sys
-        sys.modules["onnxruntime"] = None
-        import milepost
-        try:
-            milepost.load_program(sys.argv[1])
-        except milepost.errors.MissingPackageError as error:
-            print(error)
-        """,
-        str(digits),
-    )
-    assert 'pip install "milepost[predict]"' in finished.stdout
-
-
 def test_damaged_weights_are_noticed(digits, tmp_path):
     shutil.copy(digits, tmp_path / "copy")
     data = bytearray((tmp_path / "copy").read_bytes())
@@ -207,18 +191,28 @@ def test_a_file_whose_class_is_unknown_offers_its_program(tmp_path):
     assert (milepost.load_program(tmp_path / "mine")(np.ones((1, 3), "f")) == 2).all()
 
 
-def test_a_missing_framework_offers_the_program(digits, run_program):
+@pytest.mark.parametrize(
+    ("package", "verb", "said"),
+    [
+        ("onnxruntime", "load_program", ['pip install "milepost[predict]"']),
+        ("torch", "load_model", ["pip install torch", "milepost.load_program("]),
+    ],
+)
+def test_a_missing_package_names_the_ways_out(digits, run_program, package, verb, said):
     finished = run_program(
         """
         import sys
-        sys.modules["torch"] = None
+        package, verb, path = sys.argv[1:]
+        sys.modules[package] = None
         import milepost
         try:
-            milepost.load_model(sys.argv[1])
+            getattr(milepost, verb)(path)
         except milepost.errors.MissingPackageError as error:
             print(error)
         """,
+        package,
+        verb,
         str(digits),
     )
-    assert "pip install torch" in finished.stdout
-    assert "milepost.load_program(" in finished.stdout
+    for words in said:
+        assert words in finished.stdout

@@ -25,15 +25,8 @@ from milepost.model.randomness import unchanged_random_state
 from milepost.opening import Path
 from milepost.snapshot import Snapshot
 
-# Which package rebuilds a model, and how to get it.
-_PACKAGES = {
-    "keras": "pip install keras",
-    "torch": "pip install torch",
-    "flax": "pip install flax",
-    "equinox": "pip install equinox",
-    "jax": "pip install jax",
-    "transformers": "pip install transformers",
-}
+# The frameworks that rebuild models; each is also the name of its package.
+_FRAMEWORKS = ("keras", "torch", "transformers", "flax", "equinox", "jax")
 
 
 def load_model(
@@ -170,7 +163,7 @@ def _framework(snapshot: ModelSnapshot) -> Any:
         MissingPackageError: the framework is not installed.
     """
     name, file = snapshot.document.framework, snapshot.name
-    if name not in _PACKAGES:
+    if name not in _FRAMEWORKS:
         raise VersionError(
             f"{file} holds a model of {name!r}, which this milepost does not know: upgrade it"
         )
@@ -180,5 +173,6 @@ def _framework(snapshot: ModelSnapshot) -> Any:
         if error.name is not None and error.name.partition(".")[0] == "milepost":
             raise
         raise MissingPackageError(
-            f"{file} holds a model of {name}, which cannot be imported ({error}): {_PACKAGES[name]}"
+            f"{file} holds a model of {name}, which cannot be imported ({error}): "
+            f"pip install {name}"
         ) from error

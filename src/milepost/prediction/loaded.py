@@ -100,7 +100,7 @@ class LoadedProgram:
         for start in range(0, rows, size):
             batches.append(run(start, start + size))
             if start == 0 and size < rows:
-                self._check_independent(run, max(size, 2), rows)
+                self._check_independent(run, batches[0] if size > 1 else run(0, 2), size, rows)
             progress(min(start + size, rows))
         return self._joined(batches)
 
@@ -117,10 +117,14 @@ class LoadedProgram:
         return counts.pop() if counts else 1
 
     def _check_independent(
-        self, run: Callable[[int, int], list[Array]], size: int, rows: int
+        self, run: Callable[[int, int], list[Array]], whole: list[Array], size: int, rows: int
     ) -> None:
-        """Make sure that rows may be computed apart: that what is before one does not change it."""
-        whole, parts = run(0, size), [run(0, size // 2), run(size // 2, size)]
+        """Make sure that rows may be computed apart: that what is before one does not change it.
+
+        `whole` is what comes of the first `size` rows, or of two, together.
+        """
+        size = max(size, 2)
+        parts = [run(0, size // 2), run(size // 2, size)]
         for entry, expected, found in zip(self.outputs, whole, self._joined(parts), strict=True):
             if not is_close(expected, found, max(self._program.tolerance, _ALIKE)):
                 raise UsageError(
