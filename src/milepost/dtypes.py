@@ -81,6 +81,10 @@ if np.dtype(np.longdouble).itemsize == 16 and np.finfo(np.longdouble).nmant == 6
     _DTYPES["x87_float128"] = np.dtype(np.longdouble)
     _DTYPES["x87_complex256"] = np.dtype(np.clongdouble)
 
+# What other formats have beside numbers: byte strings, as Python's `bytes` in an object array.
+# Not one of `numpy_dtype`'s, because no bytes in a file may ever become a pointer to an object.
+STRING = "string"
+
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _TIME = re.compile(r"(datetime64|timedelta64)(\[[0-9]{0,9}(Y|M|W|D|h|m|s|[munpfa]s)\])?")
 
@@ -114,6 +118,11 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     if _TIME.fullmatch(name):
         return np.dtype(name)
     raise KeyError(name)
+
+
+def memory_dtype(name: str) -> np.dtype[Any]:
+    """As `numpy_dtype`, with strings: what a leaf of the dtype is in memory, once it is read."""
+    return np.dtype(object) if name == STRING else numpy_dtype(name)
 
 
 def container_type(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 from typing import TypeAlias
 
-from milepost.errors import PathNotFoundError
-from milepost.formats import open_source, sharded
-from milepost.snapshot import Damage, Snapshot, closing_on_error
-from milepost.storage.local import LocalStorage, open_file
+from milepost import formats
+from milepost.snapshot import Damage, Snapshot
+from milepost.storage.local import LocalStorage
 from milepost.store import Store, verify_store
 
 Path: TypeAlias = str | os.PathLike[str]
 
 
 def open(path: Path) -> Snapshot | Store:
-    """Open a store's folder, a file of any format that milepost reads, or a model's folder.
+    """Open a store's folder, or a file or folder of any format that milepost reads.
 
-    A model's folder has the Hugging Face Hub's layout: one file, or shards and their index.
+    The format is told by the content, never by the name. A TensorFlow checkpoint may be called
+    by its prefix, as TensorFlow does.
 
     Returns a `Store` (`store.steps`, `store[7]`, `store.latest`), or a `Snapshot`, a lazy
     mapping from the names of leaves to arrays and plain values. Nothing of it is run, no
@@ -26,20 +26,16 @@ def open(path: Path) -> Snapshot | Store:
     Raises:
         PathNotFoundError: there is nothing at the path.
         NotAStoreError, UnknownFormatError: it is something else.
-        DamagedError, VersionError: it cannot be trusted, or is newer.
+        DamagedError, VersionError: it is not whole, or is newer.
+        UntrustedError: it asks for something that opening a file must never do.
+        MissingPackageError: its format needs a package that is not installed.
     """
     path = os.path.abspath(os.fspath(path))
-    if not os.path.lexists(path):
-        raise PathNotFoundError(f"{path} does not exist")
     if os.path.isdir(path):
-        if sharded.is_folder(path):
-            return sharded.open_folder(path)
-        return Store.open(LocalStorage(path))
-    if path.endswith(sharded.INDEX_SUFFIX):
-        return sharded.open_index(path)
-    source = open_file(path)
-    with closing_on_error([source]):
-        return open_source(source)
+        storage = LocalStorage(path)
+        if Store.is_there(storage) or formats.recognised(formats.place_at(path)) is None:
+            return Store.open(storage)
+    return formats.open_path(path)
 
 
 def verify(path: Path, step: int | str | None = None) -> list[Damage]:

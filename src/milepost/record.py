@@ -11,13 +11,14 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from milepost import digest, dtypes
+from milepost.dtypes import Array
 from milepost.errors import DamagedError, VersionError
 from milepost.limits import is_shape, is_size, is_writable
 from milepost.state import LeafSpec, Plain, spec_of
@@ -55,6 +56,33 @@ class ArrayRecord:
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * dtypes.numpy_dtype(self.dtype).itemsize
+
+
+# A (start, stop) pair for each axis.
+Box: TypeAlias = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignArray(ArrayRecord):
+    """An array whose bytes do not lie in C order and little-endian: its format reads it.
+
+    It has no `chunks`. `read` returns the part inside a box, of the dtype that `dtype` names,
+    in memory of its own; it may be called from several threads at once.
+
+    Attributes:
+        kind: what the file calls its type, where that says more than the dtype (`"Q4_K"`).
+        stored: its size in the file, in bytes; None where that is `nbytes`.
+    """
+
+    read: Callable[[Box], Array]
+    kind: str = ""
+    stored: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        if self.dtype == dtypes.STRING:
+            return self.stored or 0  # no two strings need have one length
+        return super(ForeignArray, self).nbytes  # slots make another class of this one
 
 
 @dataclass(frozen=True, slots=True)

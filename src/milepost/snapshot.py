@@ -23,7 +23,15 @@ from milepost import digest, dtypes
 from milepost.buffers import aligned
 from milepost.dtypes import Array
 from milepost.errors import DamagedError, LeafNotFoundError, MilepostError
-from milepost.record import ArrayRecord, Chunk, PlainRecord, Record
+from milepost.record import (
+    ArrayRecord,
+    Box,
+    Chunk,
+    ForeignArray,
+    PlainRecord,
+    Record,
+    chunk_boxes,
+)
 from milepost.source import ByteSource, fill_exactly
 from milepost.state import LeafSpec, ObjectInfo, Plain
 
@@ -167,11 +175,30 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def read_box(self, name: str, record: ArrayRecord, box: tuple[tuple[int, int], ...]) -> Array:
+    def read_parts(self, name: str) -> Iterator[tuple[Box, Array]]:
+        """A whole array, part after part in C order, in memory that does not grow with it."""
+        record = self.record(name)
+        if not isinstance(record, ArrayRecord):
+            raise TypeError(f"leaf {name!r} is a plain value, not an array")
+        itemsize = dtypes.memory_dtype(record.dtype).itemsize
+        for offset, shape in chunk_boxes(record.shape, itemsize):
+            box = tuple((start, start + size) for start, size in zip(offset, shape, strict=True))
+            yield box, self.read_box(name, record, box)
+
+    def dequantised(self) -> Snapshot:
+        """The same, with what is stored in a quantised form as float32.
+
+        Most formats have no such form: then it is this snapshot itself.
+        """
+        return self
+
+    def read_box(self, name: str, record: ArrayRecord, box: Box) -> Array:
         """The part of an array inside `box`, a (start, stop) pair for each axis.
 
-        Only the chunks that the box touches are read.
+        Only what the box touches is read, where the format allows it.
         """
+        if isinstance(record, ForeignArray):
+            return record.read(box)
         dtype = dtypes.numpy_dtype(record.dtype)
         shape = [max(0, stop - start) for start, stop in box]
         memory = aligned(math.prod(shape) * dtype.itemsize)
@@ -218,6 +245,8 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
         for name, record in self._records.items():
             if isinstance(record, PlainRecord):
                 continue
+            if isinstance(record, ForeignArray):
+                yield from self._unreadable(name)
             for chunk in record.chunks:
                 if chunk.digest is None:
                     continue
@@ -243,6 +272,14 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
                 else:
                     sound.add(place)
 
+    def _unreadable(self, name: str) -> Iterator[Damage]:
+        """What is wrong with an array that its format checks while it reads."""
+        try:
+            for _ in self.read_parts(name):
+                pass
+        except (MilepostError, OSError) as error:
+            yield Damage(self.name, name, str(error))
+
 
 class LazyArray(NDArrayOperatorsMixin):
     """An array in storage. `array[:10]` reads those rows, `numpy.asarray(array)` all of it.
@@ -258,7 +295,7 @@ class LazyArray(NDArrayOperatorsMixin):
     @property
     def dtype(self) -> np.dtype[Any]:
         """Its dtype in NumPy; bfloat16 and its like are ml_dtypes'."""
-        return dtypes.numpy_dtype(self._record.dtype)
+        return dtypes.memory_dtype(self._record.dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -130,6 +130,7 @@ import milepost, milepost.opening, milepost.model, milepost.store, milepost.form
 import encodings.idna, difflib, numpy.lib.mixins
 import atexit, numpy.ma, torch, milepost.frameworks.torch
 milepost.frameworks.finder()(0)  # looks for frameworks of others, once
+list(milepost.formats.formats())  # and for formats
 STARTS = ("subprocess", "os.system", "os.exec", "socket", "ctypes.dlopen")
 events = []
 folder = sys.argv[1]

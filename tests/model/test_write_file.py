@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from milepost import errors
-from milepost.formats import model_file, open_source
+from milepost.formats import model_file
 from milepost.formats.model_file import ModelDocument
+from milepost.formats.safetensors import open_source
 from milepost.model.write import write_file
 from milepost.snapshot import Snapshot
 from milepost.storage.faults import (

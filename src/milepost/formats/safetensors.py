@@ -9,16 +9,24 @@ from milepost import container, dtypes
 from milepost.container import Header, TensorEntry
 from milepost.formats import model_file
 from milepost.formats.model_file import Part
+from milepost.formats.place import Place
 from milepost.record import ArrayRecord, Chunk, chunk_boxes
-from milepost.snapshot import Description, Snapshot
+from milepost.snapshot import Description, Snapshot, closing_on_error
 from milepost.source import ByteSource
 from milepost.state import ObjectInfo
 
 
-def recognises(start: bytes) -> bool:
-    """Whether a file that begins so is one: a plausible header length, then JSON."""
-    length = int.from_bytes(start[:8], "little")
-    return len(start) < 9 or (start[8:9] == b"{" and length < 1 << 40)
+def recognises(place: Place) -> bool:
+    """A plausible header length, then JSON."""
+    length = int.from_bytes(place.start[:8], "little")
+    return 0 < place.size < 9 or (place.start[8:9] == b"{" and length < 1 << 40)
+
+
+def open_place(place: Place) -> Snapshot:
+    """The snapshot in a safetensors file; raises what `open_source` does."""
+    source = place.open()
+    with closing_on_error([source]):
+        return open_source(source)
 
 
 def open_source(source: ByteSource) -> Snapshot:

@@ -20,6 +20,7 @@ from milepost import container
 from milepost.errors import DamagedError, PathNotFoundError
 from milepost.formats import safetensors
 from milepost.formats.model_file import KEY, SHARD, Part
+from milepost.formats.place import Place
 from milepost.snapshot import Description, Snapshot, closing_on_error
 from milepost.source import read_exactly
 from milepost.storage.local import open_file
@@ -45,9 +46,16 @@ def encode_index(weight_map: Mapping[str, str], total_size: int) -> bytes:
     return json.dumps(index, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
-def is_folder(path: str) -> bool:
-    """Whether a folder holds a model in this layout."""
-    return _main_file(path) is not None
+def recognises(place: Place) -> bool:
+    """A folder with a model's file or index in it, or an index itself."""
+    if place.is_folder:
+        return _main_file(place.path) is not None
+    return place.start.lstrip()[:1] == b"{" and b'"weight_map"' in place.start + place.end
+
+
+def open_place(place: Place) -> Snapshot:
+    """The snapshot of a folder of this layout, or of an index; raises what `open_folder` does."""
+    return open_folder(place.path) if place.is_folder else open_index(place.path)
 
 
 def open_folder(path: str) -> Snapshot:

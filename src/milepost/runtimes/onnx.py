@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from milepost.dtypes import Array
+from milepost.encodings.protobuf import fields
 from milepost.errors import DamagedError, MissingPackageError, UntrustedError, UsageError
 from milepost.program import Program
 from milepost.runtimes import Run
-from milepost.runtimes.protobuf import fields
 
 # What stands where the name of a weight's file would.
 LOCATION = "leaf"

@@ -1,4 +1,4 @@
-"""For whoever adds a storage or a framework: the tests that ours pass, and disks that fail.
+"""For whoever adds a storage, a format or a framework: the tests that ours pass.
 
 Subclass, say how to make one, and pytest runs the whole battery:
 
@@ -11,10 +11,19 @@ Needs pytest, which milepost itself does not.
 
 import pytest
 
-pytest.register_assert_rewrite("milepost.testing.framework", "milepost.testing.storage")
+for _module in ("format", "framework", "mutation", "storage"):
+    pytest.register_assert_rewrite(f"milepost.testing.{_module}")
 
 from milepost.storage.faults import FaultyFileSystem, PowerFailure, PowerLossDisk  # noqa: E402
+from milepost.testing.format import FormatTests  # noqa: E402
 from milepost.testing.framework import FrameworkTests  # noqa: E402
 from milepost.testing.storage import StorageTests  # noqa: E402
 
-__all__ = ["FaultyFileSystem", "FrameworkTests", "PowerFailure", "PowerLossDisk", "StorageTests"]
+__all__ = [
+    "FaultyFileSystem",
+    "FormatTests",
+    "FrameworkTests",
+    "PowerFailure",
+    "PowerLossDisk",
+    "StorageTests",
+]
