@@ -134,6 +134,10 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
         """Dtype and shape of a leaf, without reading it."""
         return self.record(name).spec
 
+    def canonical(self, name: str) -> str | None:
+        """The name under which a leaf is listed, where a format knows it by several; or None."""
+        return name if name in self._records else None
+
     def record(self, name: str) -> Record:
         """What the file says of a leaf.
 

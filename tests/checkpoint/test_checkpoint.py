@@ -233,7 +233,7 @@ def test_two_leaves_of_one_name(tmp_path: Path):
     [
         (lambda path: None, errors.PathNotFoundError),
         (lambda path: path.mkdir(), errors.NotAStoreError),
-        (lambda path: path.write_text("no store"), errors.NotAStoreError),
+        (lambda path: path.write_text("no store"), errors.UnknownFormatError),
         (lambda path: Checkpoint(b=1).save(path), errors.RestoreRefusedError),
     ],
 )

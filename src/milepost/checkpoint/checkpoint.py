@@ -6,11 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from milepost import frameworks
+from milepost import frameworks, opening
 from milepost.checkpoint.plan import RestorePlan
 from milepost.checkpoint.restore import Restore
 from milepost.errors import UsageError
 from milepost.frameworks.base import capture_objects
+from milepost.snapshot import Snapshot
 from milepost.storage.base import Storage
 from milepost.storage.local import LocalStorage
 from milepost.store import CheckpointSnapshot, SaveReport, Store, Writer
@@ -113,11 +114,15 @@ class Checkpoint:
         """Put a checkpoint's values into the objects, all of them or none.
 
         Arguments:
-            path: the store's folder.
+            path: the store's folder; or a file or folder of any other format that
+                `milepost.open` reads, whose leaves are found by their names here, by these
+                without the object's, or by those that the framework gives in its own files.
             step: a step's number, `"latest"`, `"best:METRIC"`, `"min:METRIC"`, `"max:METRIC"`.
             strict: refuse anything but an exact match. If False, dtypes are cast, and
                 leaves that are missing, unexpected or of another shape are left out.
-            rename: names in the checkpoint -> names here, of leaves or of whole subtrees.
+            rename: names in the checkpoint -> names here, of leaves or of whole subtrees. A
+                key that ends in a slash or a dot is replaced with it, and `""` stands before
+                every name: `{"state_dict/net.": "model/"}`.
             only: names or globs; everything else stays as it is.
 
         Returns the plan, which says what was done to each leaf.
@@ -130,7 +135,8 @@ class Checkpoint:
         with self._open(path, step) as snapshot:
             restore = self._restore(snapshot, strict, rename, only)
             self._objects.update(restore.run())
-            self._writer(path).index(snapshot.manifest)
+            if isinstance(snapshot, CheckpointSnapshot):
+                self._writer(path).index(snapshot.manifest)
         return restore.plan
 
     def plan(
@@ -157,19 +163,24 @@ class Checkpoint:
             writer = self._writers[storage.name] = Writer(Store.open_or_create(storage))
         return writer
 
-    def _open(self, path: Path | Storage, step: int | str) -> CheckpointSnapshot:
-        return Store.open(as_storage(path)).open_step(step)
+    def _open(self, path: Path | Storage, step: int | str) -> Snapshot:
+        opened = opening.open(path) if isinstance(path, str | os.PathLike) else Store.open(path)
+        if isinstance(opened, Store):
+            return opened.open_step(step)
+        if step != "latest":
+            opened.close()
+            raise UsageError(f"step={step!r} is for stores, and {opened.name} is none")
+        return opened
 
     def _restore(
         self,
-        snapshot: CheckpointSnapshot,
+        snapshot: Snapshot,
         strict: bool,
         rename: Mapping[str, str] | None,
         only: Sequence[str] | None,
     ) -> Restore:
-        return Restore(
-            self._objects, snapshot, step=snapshot.step, strict=strict, rename=rename, only=only
-        )
+        step = snapshot.step if isinstance(snapshot, CheckpointSnapshot) else None
+        return Restore(self._objects, snapshot, step=step, strict=strict, rename=rename, only=only)
 
 
 def as_storage(path: Path | Storage) -> Storage:

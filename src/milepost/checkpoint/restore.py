@@ -10,6 +10,7 @@ import numpy as np
 
 from milepost import dtypes, frameworks
 from milepost.checkpoint import scalars
+from milepost.checkpoint.matching import matched
 from milepost.checkpoint.plan import READ, PlanEntry, Status, make_plan
 from milepost.checkpoint.selection import Renaming, Selection
 from milepost.dtypes import Array
@@ -42,11 +43,14 @@ class Restore:
         self._objects = objects
         self._snapshot = snapshot
         self._find = frameworks.finder()
-        renaming = Renaming(rename)
-        sources = renaming.leaves(snapshot)
         saved = snapshot.description.objects
-        self._prepare(renaming.objects(saved, {}), list(sources))
+        renaming = Renaming(rename)
+        self._prepare(renaming.objects(saved, {}), list(renaming.leaves(snapshot)))
         self._target = capture_objects(objects, self._find)
+        if saved.keys() <= {""} != objects.keys():  # a file that knows nothing of these objects
+            leaves = list(self._target.leaves)
+            renaming = Renaming(matched(objects, leaves, snapshot, self._find, rename))
+        sources = renaming.leaves(snapshot)
         self._infos = renaming.objects(saved, self._target.objects)
         self._selection = Selection(only, [*self._target.leaves, *sources])
         self.plan = make_plan(

@@ -59,17 +59,32 @@ def _above(name: str) -> Iterator[str]:
             yield name[:i]
 
 
+def _beginnings(name: str) -> Iterator[str]:
+    """What `rename` may call `name` by: as `_above`, each also with its separator; last nothing."""
+    yield name
+    for i in range(len(name) - 1, 0, -1):
+        if name[i] in "/.":
+            yield name[: i + 1]
+            yield name[:i]
+    yield ""
+
+
 class Renaming:
-    """The names of a snapshot as the live objects call them, by the longest match of `rename`."""
+    """The names of a snapshot as the live objects call them, by the longest match of `rename`.
+
+    A key that ends in a slash or a dot is replaced with it; the empty key is before every name.
+    """
 
     def __init__(self, rename: Mapping[str, str] | None) -> None:
         self._rename = dict(rename or {})
 
     def __call__(self, name: str) -> str:
-        for above in _above(name) if self._rename else ():
-            if above in self._rename:
-                return self._rename[above] + name[len(above) :]
-        return name
+        above = self._key(name)
+        return name if above is None else self._rename[above] + name[len(above) :]
+
+    def _key(self, name: str) -> str | None:
+        """The longest key of `rename` that `name` begins with."""
+        return next((k for k in _beginnings(name) if k in self._rename), None)
 
     def text(self, value: Any) -> Any:
         """A saved value; a list of names as text (an optimizer's parameters) as they are here."""
@@ -88,7 +103,7 @@ class Renaming:
         for name in names:
             new = self(name)
             if unused:
-                unused.difference_update(_above(name))
+                unused.difference_update(_beginnings(name))
             if new in sources:
                 raise UsageError(
                     f"rename would give the name {new!r} to both {sources[new]!r} and {name!r}"

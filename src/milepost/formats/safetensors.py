@@ -19,7 +19,7 @@ from milepost.state import ObjectInfo
 def recognises(place: Place) -> bool:
     """A plausible header length, then JSON."""
     length = int.from_bytes(place.start[:8], "little")
-    return 0 < place.size < 9 or (place.start[8:9] == b"{" and length < 1 << 40)
+    return place.start[8:9] == b"{" and length < 1 << 40
 
 
 def open_place(place: Place) -> Snapshot:

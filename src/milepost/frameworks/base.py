@@ -9,6 +9,7 @@ A framework is a module with three verbs:
 and some of these, where they apply:
 
     parameter_names(value, name) -> {id: name}  what an optimizer may call its parameters
+    other_names(value, name) -> {leaf: names}   what its framework's own files call its leaves
     prepare(value, name, config, names, objects)  make leaves exist that the snapshot has
     global_generators(wanted) -> {name: object} its global random generators: those in use,
                                                 and those whose names are wanted

@@ -24,6 +24,7 @@ from milepost.errors import DamagedError, UnsupportedObjectError
 from milepost.frameworks.base import Capture, Saved
 from milepost.frameworks.keras import naming, optimizers, tensors
 from milepost.frameworks.keras.export import export
+from milepost.frameworks.keras.other_names import graph_paths, own_paths
 from milepost.frameworks.keras.predict import predict, surroundings
 from milepost.frameworks.keras.structure import build, describe
 from milepost.state import Rule, join
@@ -37,6 +38,7 @@ __all__ = [
     "export",
     "global_generators",
     "handles",
+    "other_names",
     "parameter_names",
     "predict",
     "prepare",
@@ -118,6 +120,15 @@ def parameter_names(value: Any, name: str) -> dict[int, str]:
         # With the PyTorch backend, a torch optimizer holds the tensor itself.
         names[id(variable.value)] = key
     return names
+
+
+def other_names(value: Any, name: str) -> dict[str, list[str]]:
+    found = _variables(value, name, parameter_names(value, name))
+    ways = [graph_paths(value), own_paths(found)]
+    return {
+        key: [path for paths in ways for path in paths.get(id(variable), ())]
+        for key, variable in found.items()
+    }
 
 
 def global_generators(wanted: frozenset[str]) -> dict[str, Any]:
