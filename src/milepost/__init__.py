@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from milepost.prediction import LoadedProgram as LoadedProgram
     from milepost.prediction import load_program as load_program
     from milepost.registry import register as register
+    from milepost.scanning import ScanReport as ScanReport
+    from milepost.scanning import scan as scan
     from milepost.snapshot import Damage as Damage
     from milepost.snapshot import LazyArray as LazyArray
     from milepost.snapshot import Snapshot as Snapshot
@@ -62,6 +64,7 @@ _HOMES = {
     "save_model": "milepost.model",
     # Anything on disk
     "open": "milepost.opening",
+    "scan": "milepost.scanning",
     "verify": "milepost.opening",
     "LazyArray": "milepost.snapshot",
     "Snapshot": "milepost.snapshot",
@@ -74,6 +77,7 @@ _HOMES = {
     "Replay": "milepost.model",
     "RestorePlan": "milepost.checkpoint",
     "SaveReport": "milepost.store",
+    "ScanReport": "milepost.scanning",
     "errors": "milepost.errors:",
 }
 

@@ -12,6 +12,7 @@ from milepost.cli.demo import demo
 from milepost.cli.log import log
 from milepost.cli.output import echo
 from milepost.cli.predict import predict
+from milepost.cli.scan import scan
 from milepost.cli.show import show
 from milepost.cli.verify import verify
 
@@ -28,7 +29,7 @@ def cli() -> None:
     """
 
 
-for command in (log, show, verify, predict, demo):
+for command in (log, show, verify, scan, predict, demo):
     cli.add_command(command)
 
 

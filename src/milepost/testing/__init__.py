@@ -15,7 +15,7 @@ for _module in ("format", "framework", "mutation", "storage"):
     pytest.register_assert_rewrite(f"milepost.testing.{_module}")
 
 from milepost.storage.faults import FaultyFileSystem, PowerFailure, PowerLossDisk  # noqa: E402
-from milepost.testing.format import FormatTests  # noqa: E402
+from milepost.testing.format import FormatTests, same_value  # noqa: E402
 from milepost.testing.framework import FrameworkTests  # noqa: E402
 from milepost.testing.storage import StorageTests  # noqa: E402
 
@@ -26,4 +26,5 @@ __all__ = [
     "PowerFailure",
     "PowerLossDisk",
     "StorageTests",
+    "same_value",
 ]
