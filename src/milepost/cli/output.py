@@ -85,3 +85,15 @@ def human_value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return str(_plain(value)) if isinstance(value, int) else str(value)
+
+
+def human_plain(value: object) -> str:
+    """A plain leaf's value, cut short."""
+    text = human_value(value) if isinstance(value, int) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def bars(counts: Sequence[int]) -> str:
+    """Counts as blocks of eight heights; only where there is nothing, there is none."""
+    most = max(counts, default=0)
+    return "".join(" " if not n else "▁▂▃▄▅▆▇█"[(8 * n - 1) // most] for n in counts)

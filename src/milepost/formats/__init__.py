@@ -21,7 +21,25 @@ from milepost.formats.place import Place, place_at
 from milepost.snapshot import Snapshot
 
 # In the order in which they are asked: those with an unmistakable mark first.
-_MODULES: tuple[str, ...] = ("sharded", "safetensors")
+_MODULES: tuple[str, ...] = (
+    "keras_shards",
+    "gguf",
+    "tflite",
+    "sharded",
+    "safetensors",
+    "equinox",
+    "npy",
+    "torch_exported",
+    "npz",
+    "onnx",
+    "orbax",
+    "torch_distributed",
+    "saved_model",
+    "tensorflow_checkpoint",
+    "keras",
+    "hdf5",
+    "flax",
+)
 
 
 class Format(Protocol):

@@ -1,0 +1,43 @@
+"""Snapshots of zip archives whose members are arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from milepost.encodings.zip import Archive
+from milepost.errors import MilepostError
+from milepost.record import Record
+from milepost.snapshot import Damage, Description, Snapshot
+from milepost.source import ByteSource
+
+
+class ArchiveSnapshot(Snapshot):
+    """Arrays whose bytes an archive has checksums of: `members` tells in which each lies."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        members: Mapping[str, str],
+        records: Mapping[str, Record],
+        files: Sequence[ByteSource],
+        description: Description,
+    ) -> None:
+        super().__init__(archive.file.name, records, files, description)
+        self._archive = archive
+        self._members = members
+
+    def damage(self) -> Iterator[Damage]:
+        """Every array in a member that does not have its checksum. Reads everything."""
+        found: dict[str, str] = {}
+        for name, member in self._members.items():
+            if member not in found:
+                found[member] = self._problem(member)
+            if found[member]:
+                yield Damage(self.name, name, found[member])
+
+    def _problem(self, member: str) -> str:
+        try:
+            self._archive.check(member)
+        except (MilepostError, OSError) as error:
+            return str(error)
+        return ""
