@@ -45,6 +45,7 @@ def _steps(folder: Path) -> dict[int, dict[str, str]]:
         ),
         (["resnet50_1.pt", "resnet50_2.pt"], {1: "resnet50_1.pt", 2: "resnet50_2.pt"}),
         (["resnet50_7.pt"], {7: "resnet50_7.pt"}),
+        (["weights.05-0.31.keras"], {5: "weights.05-0.31.keras"}),
         (["cp-0001.weights.h5", "cp-0002.weights.h5"],
          {1: "cp-0001.weights.h5", 2: "cp-0002.weights.h5"}),
         (
@@ -235,6 +236,7 @@ def test_orbax(tmp_path):
     assert np.asarray(store[2][name]).tolist() == [[2.0] * 3] * 2
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
 def test_pytorch_distributed(tmp_path):
     dcp = pytest.importorskip("torch.distributed.checkpoint")
     for step in (10, 20):

@@ -117,7 +117,7 @@ def test_tflite(tmp_path):
                 continue
             same_value(
                 np.asarray(snapshot.read(detail["name"])),
-                interpreter.get_tensor(detail["index"]),
+                np.asarray(interpreter.get_tensor(detail["index"])),
                 detail["name"],
             )
             compared += 1

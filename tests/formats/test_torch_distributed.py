@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import pickle
 import shutil
@@ -165,8 +166,8 @@ def test_what_is_no_plain_value_is_left_out_and_told_of(tmp_path):
 
 def test_opening_reads_no_tensor(tmp_path):
     path = save(tmp_path / "c", {f"w{i}": torch.ones(2, 3) for i in range(1000)})
-    with open(path / "__0_0.distcp", "r+b") as file:
-        file.write(bytes(file.seek(0, 2)))
+    data = path / "__0_0.distcp"
+    data.write_bytes(bytes(data.stat().st_size))
     began = time.perf_counter()
     with milepost.open(path) as snapshot:
         assert snapshot.spec("w999").shape == (2, 3)
@@ -227,6 +228,46 @@ def _huge(metadata):
     metadata.state_dict_metadata["w"].chunks[0].sizes = torch.Size((2**40, 3))
 
 
+def _endless():
+    """Lists that share their parts: 60 of them, with a text of 2**60 pieces."""
+    value = []
+    for _ in range(60):
+        value = [value, value]
+    return value
+
+
+def _endless_tuple():
+    value = ()
+    for _ in range(60):
+        value = (value, value)
+    return value
+
+
+def _endless_dtype(metadata):
+    metadata.state_dict_metadata["w"].properties.__class__ = _Properties
+
+
+class _Properties(dcp_metadata.TensorProperties):
+    def __reduce__(self):
+        return dcp_metadata.TensorProperties, (), (_endless(), 0, False, 0, False)
+
+
+def _endless_name(metadata):
+    [(index, place)] = metadata.storage_data.items()
+    object.__setattr__(index, "fqn", _endless())
+    metadata.storage_data = _Pairs([(index, place)])
+
+
+class _Pairs(dict):
+    """A dict that is pickled without a look at its keys, of which some have no hash in time."""
+
+    def __init__(self, pairs):
+        self.pairs = pairs
+
+    def __reduce__(self):
+        return collections.OrderedDict, (), None, None, iter(self.pairs)
+
+
 def _forgets(metadata):
     metadata.storage_data.clear()
 
@@ -252,6 +293,11 @@ _HOSTILE = {
     "larger than its chunks": (_size(4, 3), DamagedError),
     "too large to exist": (_size(2**62, 2**62), DamagedError),
     "larger than its file": (_huge, DamagedError),
+    "a dtype without end": (_endless_dtype, DamagedError),
+    "a path without end": (_place(relative_path=_endless_tuple()), DamagedError),
+    "a length without end": (_place(length=_endless()), DamagedError),
+    "a transform without end": (_place(transform_descriptors=[_endless()]), VersionError),
+    "a name without end": (_endless_name, DamagedError),
     "no chunks": (_no_chunks, DamagedError),
     "no places": (_forgets, DamagedError),
 }

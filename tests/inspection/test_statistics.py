@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import tracemalloc
 import warnings
@@ -55,7 +56,7 @@ def check_histogram(found: LeafStatistics, finite: np.ndarray) -> None:
     # By the edges alone, which NumPy's own histogram would not take if the last were infinite.
     places = np.searchsorted(edges, finite, side="right") - 1
     assert np.bincount(places, minlength=len(counts)).tolist() == list(counts)
-    assert all(math.frexp(b - a)[0] == 0.5 for a, b in zip(edges[:-1], edges[1:-1], strict=False))
+    assert all(math.frexp(b - a)[0] == 0.5 for a, b in itertools.pairwise(edges[:-1]))
 
 
 NUMBERS = [

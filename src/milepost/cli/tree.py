@@ -52,5 +52,5 @@ def rows(node: Node, depth: int = 0) -> Iterator[tuple[str, Node]]:
             if not only.children:
                 break
             label, child = f"{label}/{below}", only  # noqa: PLW2901
-        yield "  " * depth + label, child
+        yield "  " * depth + (label or "''"), child
         yield from rows(child, depth + 1)

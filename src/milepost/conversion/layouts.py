@@ -23,6 +23,7 @@ from milepost.errors import PathNotFoundError, UsageError
 TRAINER_STATE = "trainer_state.json"
 _INDEX = ".index"
 _NUMBER = re.compile(r"\d+")
+_DECIMAL = re.compile(r"\d+\.\d+")  # a loss, never a step
 # What names the number that counts, the best first.
 _WORDS = ("step", "iteration", "iter", "checkpoint", "ckpt", "epoch")
 _NO_CHECKPOINT = re.compile(
@@ -67,9 +68,10 @@ def find_run(folder: str) -> Run:
     unnumbered = []
     for name in candidates:
         stem = name.removesuffix(_INDEX) if name.endswith(_INDEX) else name
-        numbers = [found for found in _NUMBER.findall(_stem(stem)) if len(found) <= _MOST_DIGITS]
-        if numbers:
-            series[_NUMBER.sub("#", _stem(stem))][stem] = list(map(int, numbers))
+        text = _DECIMAL.sub("~", _stem(stem))
+        numbers = _NUMBER.findall(text)
+        if numbers and all(len(number) <= _MOST_DIGITS for number in numbers):
+            series[_NUMBER.sub("#", text)][stem] = list(map(int, numbers))
         elif stem.startswith("last."):
             unnumbered.append(os.path.join(folder, stem))
     steps = _steps(folder, series)
@@ -133,7 +135,7 @@ def _steps(folder: str, series: Mapping[str, Mapping[str, list[int]]]) -> dict[i
 def _place(template: str, numbers: list[list[int]]) -> int:
     """Which of the numbers in a series of names is the step.
 
-    The one that a word names; else the first that no two files share.
+    The one that a word names; else the first that no two files share; of one file the last.
     """
     before = template.lower().split("#")
     for word in _WORDS:
@@ -141,6 +143,8 @@ def _place(template: str, numbers: list[list[int]]) -> int:
             if text.rstrip("-_=. ").endswith(word) and _differ(numbers, place):
                 return place
     places = range(len(numbers[0]))
+    if len(numbers) == 1:
+        return places[-1]
     return next((place for place in places if _differ(numbers, place)), places[-1])
 
 

@@ -23,10 +23,10 @@ MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 _FOOTER = 48
 _TRAILER = 5
 _RAW, _SNAPPY = 0, 1
-# A table is read whole. These are some ten times what is known of the largest ones; a hostile
-# table within them is still read in a moment. Keys share their beginnings with one another, so
-# a short table may have very long ones.
-_MAX_BYTES, _MAX_ENTRIES = 64 << 20, 150_000
+# A table is read whole. A checkpoint has a key for each variable, or slice of one: thousands.
+# A hostile table within these limits is read in a second or two. Keys share their beginnings
+# with one another, so a short table may have very long ones.
+_MAX_BYTES, _MAX_ENTRIES = 64 << 20, 80_000
 _MAX_KEY, _MAX_KEYS = 4096, 32 << 20
 
 

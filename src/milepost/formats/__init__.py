@@ -30,6 +30,8 @@ _MODULES: tuple[str, ...] = (
     "equinox",
     "npy",
     "torch_exported",
+    "torch_zip",
+    "torch_legacy",
     "npz",
     "onnx",
     "orbax",

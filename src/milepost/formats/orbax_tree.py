@@ -9,7 +9,7 @@ from typing import Any
 
 from milepost import dtypes
 from milepost.encodings import ocdbt
-from milepost.errors import DamagedError
+from milepost.errors import DamagedError, MilepostError
 from milepost.formats import zarr_metadata
 from milepost.formats.folder import Folder, parse_json
 from milepost.formats.names import Unique, leaf_name
@@ -142,7 +142,9 @@ class _Tree:
                     continue
                 name = leaf_name("/".join(keys).encode(errors="backslashreplace"), str(self))
                 records[unique(name)] = self._record(".".join(keys), kind, strings, sparse)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except MilepostError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             problem = f"{type(error).__name__}: {error}"
             raise DamagedError(f"{self} describes no tree: {problem:.200}") from None
         return records

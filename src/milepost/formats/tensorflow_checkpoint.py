@@ -143,11 +143,11 @@ class CheckpointSnapshot(Snapshot):
         self._graph = names.graph
 
     def record(self, name: str) -> Record:
-        found = self._resolved(name)
+        found = self.canonical(name)
         return super().record(name if found is None else found)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._resolved(name) is not None
+        return isinstance(name, str) and self.canonical(name) is not None
 
     def aliases(self) -> dict[str, str]:
         """Further names of leaves, and the leaf that each means: keys, paths, own names.
@@ -167,7 +167,7 @@ class CheckpointSnapshot(Snapshot):
             except (MilepostError, OSError) as error:
                 yield Damage(self.name, name, str(error))
 
-    def _resolved(self, name: str) -> str | None:
+    def canonical(self, name: str) -> str | None:
         """The leaf that a name means."""
         if name in self._records:
             return name

@@ -17,7 +17,7 @@ from typing import Any
 
 from milepost.dtypes import numpy_dtype
 from milepost.encodings.pickle import Call, Global, PersistentId, interpret
-from milepost.errors import DamagedError, UntrustedError
+from milepost.errors import DamagedError, MilepostError, UntrustedError
 from milepost.formats.folder import Folder
 from milepost.formats.names import Unique, leaf_name
 from milepost.formats.place import Place
@@ -26,9 +26,10 @@ from milepost.formats.torch_distributed_items import (
     Item,
     Piece,
     ShardedTensor,
+    named,
     plain_leaves,
 )
-from milepost.limits import is_shape, is_size, shown
+from milepost.limits import is_shape, is_size
 from milepost.record import ForeignArray, Record
 from milepost.snapshot import Description, Snapshot
 
@@ -74,7 +75,9 @@ def open_place(place: Place) -> Snapshot:
         tensors = _tensors(metadata["state_dict_metadata"])
         items = _items(folder, metadata["storage_data"])
         records, unread = _records(tensors, items)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except MilepostError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         problem = f"{type(error).__name__}: {error}"
         raise DamagedError(f"{name} describes no checkpoint: {problem:.200}") from None
     about = {"not read": unread} if unread else {}
@@ -106,18 +109,18 @@ def _tensors(described: Any) -> dict[str, _Tensor | None]:
     result: dict[str, _Tensor | None] = {}
     for name, call in described.items():
         if not isinstance(name, str):
-            raise TypeError(f"{shown(name)} is no name")
+            raise TypeError("a name is no text")
         if _class(call) == "BytesStorageMetadata":
             result[name] = None
             continue
         state = _state(call, "TensorStorageMetadata")
         properties = _state(state["properties"], "TensorProperties")
         dtype = properties["dtype"] if isinstance(properties, dict) else properties[0]
-        if str(dtype) not in DTYPES:
-            raise TypeError(f"{name!r:.80} has the dtype {dtype!s:.80}")
+        if named(dtype) not in DTYPES:
+            raise TypeError(f"{name!r:.80} has the unknown dtype {named(dtype):.80}")
         chunks = [_state(chunk, "ChunkStorageMetadata") for chunk in state["chunks"]]
         boxes = [(_size(chunk["offsets"]), _size(chunk["sizes"])) for chunk in chunks]
-        result[name] = _Tensor(DTYPES[str(dtype)], _size(state["size"]), boxes)
+        result[name] = _Tensor(DTYPES[named(dtype)], _size(state["size"]), boxes)
     return result
 
 
@@ -128,8 +131,10 @@ def _items(folder: Folder, described: Any) -> dict[Index, Item]:
     for key, call in described.items():
         index, info = _state(key, "MetadataIndex"), _state(call, "_StorageInfo")
         file, offset, length = info["relative_path"], info["offset"], info["length"]
-        if not isinstance(file, str) or not is_size(offset) or not is_size(length):
-            raise TypeError(f"{shown(file)} is no place")
+        if not isinstance(file, str) or not isinstance(index["fqn"], str):
+            raise TypeError("a name is no text")
+        if not is_size(offset) or not is_size(length):
+            raise TypeError(f"{index['fqn']!r:.80} lies nowhere")
         if file not in sizes:
             source = folder.open(file)
             sizes[file] = source.size
@@ -140,7 +145,10 @@ def _items(folder: Folder, described: Any) -> dict[Index, Item]:
                 f"has {length} at {offset}"
             )
         place = index.get("offset")
-        transforms = tuple(str(part) for part in info.get("transform_descriptors") or ())
+        transforms = tuple(
+            part if isinstance(part, str) else "?"
+            for part in info.get("transform_descriptors") or ()
+        )
         result[index["fqn"], None if place is None else _size(place)] = Item(
             folder, file, offset, length, transforms
         )
@@ -250,5 +258,5 @@ def _size(value: Any) -> tuple[int, ...]:
     """A `torch.Size`."""
     sizes = list(value.args[0]) if _class(value) == "Size" else list(value)
     if not is_shape(sizes):
-        raise ValueError(f"{shown(sizes)} is no shape")
+        raise ValueError("a size is none")
     return tuple(sizes)

@@ -24,7 +24,9 @@ from milepost.record import Box, PlainRecord
 from milepost.source import ByteSource
 from milepost.state import is_plain
 
-_REBUILD, _WRAP = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
+# The third, for dtypes that no storage is named after, has the dtype behind the rest.
+_REBUILD, _REBUILD_TYPED = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3"
+_WRAP = "torch._utils._rebuild_parameter"
 _MAX_PICKLE, _MAX_LEAVES, _MAX_DEPTH = 1 << 20, 10_000, 20
 _FLOATS = ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz", "e8m0fnu")
 _SAME = (
@@ -185,11 +187,11 @@ def _leaves(
         for key, part in value.items():
             child = leaf_name(f"{name}.{key}".encode(errors="backslashreplace"), "a checkpoint")
             yield from _leaves(part, child, left, depth + 1)
-    elif isinstance(value, Global) and str(value) in DTYPES:
-        yield name, PlainRecord(str(value))
+    elif named(value) in DTYPES:
+        yield name, PlainRecord(named(value))
     else:
         function = value.function if isinstance(value, Call) else value
-        yield name, str(function) if isinstance(function, Global) else type(value).__name__
+        yield name, named(function) or type(value).__name__
 
 
 def _loaded(source: ByteSource) -> tuple[object, Archive]:
@@ -202,10 +204,18 @@ def _loaded(source: ByteSource) -> tuple[object, Archive]:
     return interpret(data, _symbol, f"{source.name}:{pickles[0]}"), archive
 
 
+def named(value: object) -> str:
+    """What a pickle calls something; nothing for a value.
+
+    Values are never shown: lists that share their parts may have a text without end.
+    """
+    return str(value) if isinstance(value, Global) else ""
+
+
 def _symbol(node: Call | PersistentId) -> object:
-    if isinstance(node, Call) and str(node.function) == "collections.OrderedDict":
+    if isinstance(node, Call) and named(node.function) == "collections.OrderedDict":
         return {}
-    if isinstance(node, Call) and str(node.function) == "_codecs.encode":
+    if isinstance(node, Call) and named(node.function) == "_codecs.encode":
         # How Python's second protocol, which has none, writes bytes.
         match node.args:
             case (str(text), "latin1") if text.isascii() or max(text) < "\u0100":
@@ -217,13 +227,14 @@ def _storage(source: ByteSource, shape: tuple[int, ...], dtype: str) -> _Storage
     """Where the numbers of a piece are, which has this shape and dtype, or DamagedError."""
     value, archive = _loaded(source)
     try:
-        if isinstance(value, Call) and str(value.function) == _WRAP:
+        if isinstance(value, Call) and named(value.function) == _WRAP:
             value = value.args[0]
-        if not isinstance(value, Call) or str(value.function) != _REBUILD:
+        if not isinstance(value, Call) or named(value.function) not in (_REBUILD, _REBUILD_TYPED):
             raise TypeError("it is no tensor")
         persistent, offset, size, strides = value.args[:4]
         _, kind, key, _, count = persistent.value  # type: ignore[attr-defined]
-        found = _storage_dtype(kind, dtype)
+        typed = named(value.function) == _REBUILD_TYPED
+        found = DTYPES.get(named(value.args[6])) if typed else _storage_dtype(kind)
         sizes, steps = list(_numbers(size)), list(_numbers(strides))
         if sizes != list(shape) or found != dtype:
             raise TypeError(f"expected {dtype}{list(shape)}, found {found}{sizes}")
@@ -248,12 +259,8 @@ def _storage(source: ByteSource, shape: tuple[int, ...], dtype: str) -> _Storage
     )
 
 
-def _storage_dtype(kind: object, expected: str) -> str | None:
-    """The dtype of a storage, which for the newer ones is untyped: then the metadata's."""
-    name = str(kind)
-    if name in ("torch.storage.UntypedStorage", "torch.UntypedStorage"):
-        return expected
-    return _STORAGES.get(name.removeprefix("torch.").removesuffix("Storage"))
+def _storage_dtype(kind: object) -> str | None:
+    return _STORAGES.get(named(kind).removeprefix("torch.").removesuffix("Storage"))
 
 
 def _numbers(value: Any) -> tuple[int, ...]:

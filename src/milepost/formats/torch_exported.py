@@ -53,6 +53,8 @@ _DTYPES = {
 
 @dataclass(slots=True)
 class _Found:
+    archive: Archive
+    order: str  # of bytes, as NumPy writes it
     records: dict[str, Record] = field(default_factory=dict)
     members: dict[str, str] = field(default_factory=dict)
     pickled: list[str] = field(default_factory=list)
@@ -77,7 +79,7 @@ def open_place(place: Place) -> Snapshot:
     with closing_on_error([file]):
         archive = read_archive(file)
         root = next(iter(archive.members), "").partition("/")[0] + "/"
-        order = _check_archive(archive, root)
+        found = _Found(archive, _check_archive(archive, root))
         programs = [
             name.removeprefix(f"{root}models/").removesuffix(".json")
             for name in archive.members
@@ -88,11 +90,10 @@ def open_place(place: Place) -> Snapshot:
                 f"{file.name} has no exported program: the weights of a compiled one are in its "
                 "machine code"
             )
-        found = _Found()
         for program in programs:
             prefix = f"{program}/" if len(programs) > 1 else ""
             for kind in ("weights", "constants"):
-                _add(found, archive, f"{root}data/{kind}/", f"{program}_{kind}", prefix, order)
+                _add(found, f"{root}data/{kind}/", f"{program}_{kind}", prefix)
         metadata = {"programs": programs[:100], "pickled": found.pickled[:1000]}
         description = Description("torch exported program", metadata)
         return ArchiveSnapshot(archive, found.members, found.records, [file], description)
@@ -136,7 +137,7 @@ def _add(
         if tensor is None:
             found.pickled.append(name)
             continue
-        found.records[name] = _record(archive, member, tensor, order, name)
+        found.records[name] = _record(archive, member, tensor, found.order, name)
         found.members[name] = member
 
 

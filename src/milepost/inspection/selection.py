@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 
+from milepost.errors import LeafNotFoundError
 from milepost.snapshot import Snapshot
 
 
@@ -22,5 +23,10 @@ def matching(snapshot: Snapshot, pattern: str) -> list[str]:
         glob = re.compile(fnmatch.translate(pattern))
         found = [name for name in snapshot if glob.match(name)]
     if not found:
+        literal = max(re.split(r"[*?]|\[[^]]*\]", pattern), key=len)
+        near = [name for name in snapshot if literal in name][:3]
+        if near and literal not in ("", pattern):
+            has = ", ".join(map(repr, near))
+            raise LeafNotFoundError(f"{snapshot.name} has no leaf {pattern!r}; it has {has}")
         snapshot.record(pattern)  # raises, with the nearest names
     return found

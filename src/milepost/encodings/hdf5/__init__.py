@@ -25,7 +25,7 @@ from milepost.errors import UntrustedError
 from milepost.source import ByteSource
 
 _DEEPEST = 64
-_MOST_PATHS = 200_000
+_MOST_AGAIN = 1000  # other names of what has one already
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +64,15 @@ class _Walk:
         self.heap = GlobalHeap(image)
         self.datasets: dict[str, Dataset] = {}
         self.attributes: dict[str, dict[str, Any]] = {}
-        self._paths = 0
+        self._seen: set[int] = set()
+        self._again = 0
 
     def visit(self, path: str, address: int, above: tuple[int, ...]) -> None:
         """Note what is at an address, and below it; `above` are the groups around it."""
         image = self.image
-        self._paths += 1
-        if address in above or len(above) > _DEEPEST or self._paths > _MOST_PATHS:
+        self._again += address in self._seen
+        self._seen.add(address)
+        if address in above or len(above) > _DEEPEST or self._again > _MOST_AGAIN:
             raise UntrustedError(
                 f"{image.source.name}: {path[:80]!r} leads back to a group around it, or there "
                 "are far too many ways to the same thing"
@@ -80,7 +82,7 @@ class _Walk:
         if found:
             self.attributes[path] = found
         if is_dataset(messages):
-            self.datasets[path] = read_dataset(image, self.heap, messages)
+            self.datasets[path] = read_dataset(image, messages)
         elif is_group(messages):
             names = set()
             for name, place in members(image, messages):

@@ -49,7 +49,6 @@ class Dataset:
     """
 
     image: Image
-    heap: GlobalHeap
     datatype: Datatype
     shape: tuple[int, ...] | None
     layout: Layout
@@ -75,7 +74,8 @@ class Dataset:
         """
         start, datatype = member or (0, self.datatype)
         raw = self._raw(box)[..., start : start + datatype.size]
-        return decode(raw, datatype, self.heap.string)
+        heap = GlobalHeap(self.image.for_elements())
+        return decode(raw, datatype, heap.string)
 
     def _raw(self, box: Box) -> Array:
         """The bytes of elements, along one more axis."""
@@ -129,12 +129,7 @@ class _Chunks:
     def index(self, dataset: Dataset) -> dict[tuple[int, ...], Stored]:
         with self._lock:
             if self._index is None:
-                own = Image(  # with work of its own
-                    dataset.image.source,
-                    dataset.image.base,
-                    dataset.image.offset_size,
-                    dataset.image.length_size,
-                )
+                own = dataset.image.for_elements()
                 shape = dataset.shape or ()
                 filtered = bool(dataset.filters)
                 found = stored_chunks(own, dataset.layout, shape, filtered=filtered)
@@ -175,7 +170,7 @@ def is_dataset(messages: list[Message]) -> bool:
     return any(message.kind == LAYOUT for message in messages)
 
 
-def read_dataset(image: Image, heap: GlobalHeap, messages: list[Message]) -> Dataset:
+def read_dataset(image: Image, messages: list[Message]) -> Dataset:
     """The dataset that a header describes, checked against the file.
 
     Raises:
@@ -195,7 +190,6 @@ def read_dataset(image: Image, heap: GlobalHeap, messages: list[Message]) -> Dat
     message = found[LAYOUT]
     dataset = Dataset(
         image,
-        heap,
         datatype,
         shape,
         read_layout(message.cursor(image), message.address),

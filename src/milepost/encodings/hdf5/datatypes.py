@@ -215,7 +215,9 @@ def decode(raw: Array, datatype: Datatype, heap: Heap) -> Array:
             result[index] = heap(text) if datatype.variable else _cut(text, datatype.padding)
         return result.reshape(shape)
     if datatype.swapped:
-        raw = raw.reshape(*outer, -1, datatype.swapped)[..., ::-1].reshape(raw.shape)
+        raw = raw.reshape(*outer, datatype.size // datatype.swapped, datatype.swapped)[
+            ..., ::-1
+        ].reshape(raw.shape)
     contiguous = np.ascontiguousarray(raw)
     return contiguous.reshape(-1).view(dtypes.numpy_dtype(datatype.dtype)).reshape(shape)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from milepost.errors import DamagedError, UnknownFormatError, UntrustedError
 from milepost.source import ByteSource, read_exactly
 
-# What describes the data of the largest models is a few MB. The work that a hostile file can
-# ask for by describing things over and over ends here: some seconds' worth at most.
-_MOST_WORK = 48 << 20
+# What describes the data of the largest models is a few MB, and reading it costs some times as
+# much work. What a hostile file can ask for, by describing things over and over, ends here.
+_LEAST_WORK, _MOST_WORK, _WORK_PER_BYTE = 4 << 20, 32 << 20, 6
 _EACH = 64  # bytes of work: what it costs to look at one more thing
 
 
@@ -22,7 +22,12 @@ class Image:
     base: int = 0
     offset_size: int = 8
     length_size: int = 8
+    _most: int = 0
     _work: int = field(default=0, repr=False)
+
+    def for_elements(self) -> Image:
+        """The same, with work of its own that may grow with the file, to read elements by."""
+        return replace(self, _most=_LEAST_WORK + _WORK_PER_BYTE * self.source.size, _work=0)
 
     @property
     def undefined(self) -> int:
@@ -42,7 +47,9 @@ class Image:
     def spend(self, work: int) -> None:
         """Count work; raises UntrustedError when it is more than any sound file needs."""
         self._work += work + _EACH
-        if self._work > _MOST_WORK:
+        if not self._most:
+            self._most = min(_MOST_WORK, _LEAST_WORK + _WORK_PER_BYTE * self.source.size)
+        if self._work > self._most:
             raise UntrustedError(
                 f"{self.source.name} describes far more than it holds, or the same thing over "
                 "and over: it was made to be slow"

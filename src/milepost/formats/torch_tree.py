@@ -1,0 +1,194 @@
+"""From the value in a PyTorch pickle to leaves with names.
+
+Names are the keys and attributes on the way, joined with `/`. A module is what its
+`state_dict()` is: its parameters and persistent buffers, whose names have dots.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from milepost.encodings.pickle import Call, Global
+from milepost.errors import DamagedError, UntrustedError
+from milepost.formats.names import Unique
+from milepost.formats.torch_values import Held, Instance, LeftOut, Storage, Tensor, array_of
+from milepost.state import Plain, is_plain, join
+
+Leaf: TypeAlias = Plain | Tensor | Held
+
+_MAX_DEPTH = 100
+# Of what is walked, shared values once for each name that leads to them.
+_MAX_VISITS, _MAX_NAME_BYTES = 500_000, 64 << 20
+_MAX_SHOWN = 200
+
+
+@dataclass(slots=True)
+class Tree:
+    """The leaves of a value, and what is told beside them."""
+
+    file: str
+    leaves: dict[str, Leaf] = field(default_factory=dict)
+    classes: dict[str, None] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    _unique: Unique = field(default_factory=Unique)
+    _visits: int = 0
+    _name_bytes: int = 0
+    _above: list[object] = field(default_factory=list)
+
+    def add(self, value: object, name: str = "") -> None:
+        """Walk a value, the leaves of which are called `name` and what follows.
+
+        Raises:
+            DamagedError: it is too deep.
+            UntrustedError: it is made to exhaust whoever walks it.
+        """
+        self._visits += 1
+        if self._visits > _MAX_VISITS or self._name_bytes > _MAX_NAME_BYTES:
+            raise UntrustedError(
+                f"{self.file} unfolds to more than {self._visits - 1:,} values, more than any model"
+            )
+        children = _children(value, self._note)
+        if children is None:
+            self._leaf(value, name)
+            return
+        if any(value is other for other in self._above):
+            self.left_out[name] = "it refers to itself"
+            return
+        if len(self._above) >= _MAX_DEPTH:
+            raise DamagedError(f"{self.file} is nested deeper than {_MAX_DEPTH} at {name!r:.200}")
+        self._above.append(value)
+        for key, child in children:
+            self.add(child, _joined(name, key))
+        self._above.pop()
+
+    def _leaf(self, value: object, name: str) -> None:
+        if isinstance(value, LeftOut):
+            self._leave_out(name, value.why)
+            return
+        if isinstance(value, Call):
+            value = self._array(value, name)
+            if value is None:
+                return
+        if isinstance(value, Storage):
+            value = Tensor(value, value.dtype, value.start, (value.numel - value.start,), (1,))
+        if isinstance(value, bytearray):
+            value = bytes(value)
+        if isinstance(value, Global):
+            value = str(value)
+        if not (is_plain(value) or isinstance(value, Tensor | Held)):
+            self._leave_out(name, f"a {type(value).__name__} is no leaf")
+            return
+        name = self._unique(name or "value")
+        self._name_bytes += len(name)
+        self.leaves[name] = value
+
+    def _array(self, call: Call, name: str) -> Held | None:
+        try:
+            array = array_of(call)
+        except (ValueError, TypeError, IndexError, AttributeError) as error:
+            raise DamagedError(f"{self.file}, leaf {name!r:.200}: {error!s:.200}") from None
+        if array is None:
+            self._leave_out(name, f"what {call.function!s:.80} makes of it is no array of numbers")
+            return None
+        return Held(array)
+
+    def _note(self, cls: str) -> None:
+        if len(self.classes) < _MAX_SHOWN:
+            self.classes[_printable(cls)[:200]] = None
+
+    def _leave_out(self, name: str, why: str) -> None:
+        if len(self.left_out) < _MAX_SHOWN:
+            self.left_out[name[:500]] = why
+
+    def facts(self) -> dict[str, Any]:
+        """The classes that it names, and what it has that is no leaf."""
+        found: dict[str, Any] = {}
+        if self.classes:
+            found["classes"] = list(self.classes)
+        if self.left_out:
+            found["left_out"] = dict(self.left_out)
+        return found
+
+
+_Children: TypeAlias = Iterator[tuple[object, object]]
+
+
+def _children(value: object, note: Callable[[str], None]) -> _Children | None:
+    """The (key, child)s of a container; None of what is none."""
+    if isinstance(value, dict):
+        return iter(value.items())
+    if isinstance(value, list | tuple):
+        return iter(enumerate(value))
+    if isinstance(value, set | frozenset):
+        return iter(enumerate(sorted(value, key=_sort_key)))
+    if isinstance(value, Instance):
+        note(value.cls)
+        state = attributes(value)
+        if is_module(state):
+            return module_leaves(state, note)
+        return iter([*enumerate(value.call.items), *value.call.pairs, *state.items()])
+    return None
+
+
+def _sort_key(value: object) -> tuple[str, str]:
+    return type(value).__name__, str(value) if isinstance(value, str | Global) else repr(value)[:99]
+
+
+def attributes(value: Instance) -> dict[Any, Any]:
+    """The attributes of an object: its state, or of one with slots both its parts."""
+    state = value.call.state
+    parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+    found: dict[Any, Any] = {}
+    for part in parts:
+        if isinstance(part, dict):
+            found.update(part)
+    return found
+
+
+def is_module(state: dict[Any, Any]) -> bool:
+    """Whether these are the attributes of a `torch.nn.Module`."""
+    return all(isinstance(state.get(key), dict) for key in ("_parameters", "_buffers", "_modules"))
+
+
+def module_leaves(module: dict[Any, Any], note: Callable[[str], None]) -> _Children:
+    """The parameters and persistent buffers of a module and of those inside of it."""
+    work: list[tuple[str, dict[Any, Any], int]] = [("", module, 0)]
+    count = 0
+    while work:
+        prefix, state, depth = work.pop()
+        count += 1
+        if depth > _MAX_DEPTH or count > _MAX_VISITS or len(prefix) > 1 << 14:
+            raise UntrustedError(f"modules are nested deeper than {_MAX_DEPTH}, or in themselves")
+        hidden = state.get("_non_persistent_buffers_set", ())
+        hidden = hidden if isinstance(hidden, set | frozenset | list | tuple) else ()
+        for kind in ("_parameters", "_buffers"):
+            for key, value in state[kind].items():
+                if value is not None and not (kind == "_buffers" and key in hidden):
+                    yield f"{prefix}{_key(key)}", value
+        inner = []
+        for key, child in state["_modules"].items():
+            if isinstance(child, Instance) and is_module(attributes(child)):
+                note(child.cls)
+                inner.append((f"{prefix}{_key(key)}.", attributes(child), depth + 1))
+        work.extend(reversed(inner))
+
+
+def _joined(name: str, key: object) -> str:
+    return join(name, _key(key)) if name else _key(key)
+
+
+def _key(key: object) -> str:
+    if isinstance(key, str):
+        return _printable(key) if key else "''"
+    if isinstance(key, tuple):
+        return "(" + ", ".join(map(_key, key)) + ")"
+    if key is None or isinstance(key, bool | int | float | bytes | Global):
+        return str(key)
+    return f"a {type(key).__name__}"
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else json.dumps(text)[1:-1]
