@@ -233,6 +233,23 @@ def test_a_store_takes_steps(tmp_path):
     _same(live["float64"], state["float64"])
 
 
+def test_quantised_arrays(tmp_path):
+    values = np.random.default_rng(0).normal(size=(4, 64)).astype(np.float32)
+    quantised = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0)
+    writer = gguf.GGUFWriter(tmp_path / "source.gguf", "llama")
+    writer.add_tensor("w", quantised, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    report = convert(tmp_path / "source.gguf", tmp_path / "new.npz", dequantise=True)
+    expected = gguf.quants.dequantize(quantised, gguf.GGMLQuantizationType.Q8_0)
+    _same(np.load(tmp_path / "new.npz")["w"], expected)
+    report = convert(tmp_path / "source.gguf", tmp_path / "raw.npz")
+    assert np.load(tmp_path / "raw.npz")["w"].tobytes() == quantised.tobytes()
+    assert "quantised arrays (Q8_0)" in " ".join(report.notes)
+
+
 def test_a_step_of_a_store(tmp_path):
     checkpoint = Checkpoint(x=np.zeros(2))
     for step in (1, 2):

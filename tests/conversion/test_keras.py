@@ -24,8 +24,8 @@ def _model(dtype: str = "float32"):
 
 
 def _same(model, other) -> None:
-    for found, expected in zip(model.weights, other.weights, strict=True):
-        found, expected = np.asarray(found), np.asarray(expected)
+    pairs = zip(map(np.asarray, model.weights), map(np.asarray, other.weights), strict=True)
+    for found, expected in pairs:
         assert found.dtype == expected.dtype
         assert found.tobytes() == expected.tobytes(), expected
 

@@ -174,7 +174,7 @@ def test_assets_are_there_by_content(files):
     with opened(files / "words.keras") as snapshot:
         [(name, read)] = snapshot.structure.assets.items()
         assert name.endswith("vocabulary.txt")
-        assert read().split() == [b"b", b"a"]
+        assert read().split() == [b"[UNK]", b"b", b"a"]
 
 
 def rewritten(path, target, **changed):

@@ -82,8 +82,8 @@ def test_a_weapon_is_found(tmp_path, wrapping, name):
     path.write_bytes(WRAPPINGS[wrapping](PICKLES[name]))
     report = milepost.scan(path)
     assert report.verdict == "dangerous"
-    [worst] = {f.what for f in report.findings if f.severity is Severity.DANGEROUS}
-    assert worst in ("posix.system", "os.system", "__builtin__.eval")
+    worst = {f.what for f in report.findings if f.severity is Severity.DANGEROUS}
+    assert worst & {"posix.system", "os.system", "__builtin__.eval"}
 
 
 def test_the_offset_is_that_of_the_opcode(tmp_path):

@@ -157,7 +157,7 @@ def _notes(snapshot: Snapshot, content: Content, writer: Writer) -> Iterator[str
         yield "the metrics of the checkpoint are left out"
     if isinstance(snapshot, ModelSnapshot):
         yield "the model's structure is left out: only a model file has it"
-    kinds = sorted({tensor.kind for tensor in content.tensors.values() if tensor.kind})
+    kinds = sorted({tensor.kind.split()[0] for tensor in content.tensors.values() if tensor.kind})
     if kinds:
         yield (
             f"quantised arrays ({', '.join(kinds)}) are written as the raw bytes that they are: "

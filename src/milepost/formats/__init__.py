@@ -25,6 +25,7 @@ _MODULES: tuple[str, ...] = (
     "keras_shards",
     "gguf",
     "tflite",
+    "torch_sharded",
     "sharded",
     "safetensors",
     "equinox",

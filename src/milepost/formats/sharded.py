@@ -27,8 +27,8 @@ from milepost.storage.local import open_file
 
 _SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
-# What Transformers and Diffusers call the file of a model.
-_STEMS = ("model", "diffusion_pytorch_model")
+# What Transformers, Diffusers and PEFT call the file of a model.
+_STEMS = ("model", "diffusion_pytorch_model", "adapter_model")
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Some 140,000 tensors: more than any model has that is known. What Python makes of a hostile
 # text is many times its size, and worst of all with lists in it, of which an index has none.
@@ -79,7 +79,7 @@ def open_folder(path: str) -> Snapshot:
 def open_index(path: str) -> Snapshot:
     """The snapshot of an index and the shards beside it; raises what `open_folder` does."""
     folder, base = os.path.split(os.path.abspath(path))
-    weight_map, metadata = _read_index(path)
+    weight_map, metadata = read_index(path, (_SUFFIX,))
     tensors: dict[str, set[str]] = {name: set() for name in sorted(set(weight_map.values()))}
     for tensor, name in weight_map.items():
         tensors[name].add(tensor)
@@ -134,7 +134,12 @@ def _check_shard(index: str, tensors: set[str], part: Part) -> None:
             )
 
 
-def _read_index(path: str) -> tuple[dict[str, str], Any]:
+def read_index(path: str, suffixes: tuple[str, ...]) -> tuple[dict[str, str], Any]:
+    """The file of each tensor, and the metadata: the files are beside the index, and called so.
+
+    Raises:
+        DamagedError: it is no index of such files.
+    """
     source = open_file(path)
     try:
         if source.size > _MAX_INDEX_BYTES:
@@ -147,7 +152,7 @@ def _read_index(path: str) -> tuple[dict[str, str], Any]:
             raise ValueError("too many brackets")
         index = json.loads(text, object_pairs_hook=_without_duplicates)
         weight_map, metadata = index["weight_map"], index.get("metadata", {})
-        wrong = [name for name in weight_map.values() if not _is_file_name(name)]
+        wrong = [name for name in weight_map.values() if not _is_file_name(name, suffixes)]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(
             f"{path} is no index of shards: {type(error).__name__}: {error}"
@@ -157,11 +162,11 @@ def _read_index(path: str) -> tuple[dict[str, str], Any]:
     return weight_map, metadata
 
 
-def _is_file_name(name: Any) -> bool:
-    """Whether it can be a safetensors file in the folder of the index."""
+def _is_file_name(name: Any, suffixes: tuple[str, ...]) -> bool:
+    """Whether it can be a file in the folder of the index, called as a shard is."""
     if not isinstance(name, str) or not name.isprintable():
         return False
-    return name.endswith(_SUFFIX) and not set(name) & set("/\\:")
+    return name.endswith(suffixes) and not set(name) & set("/\\:")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

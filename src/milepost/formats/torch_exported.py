@@ -115,10 +115,9 @@ def _check_archive(archive: Archive, root: str) -> str:
     return "<" if order == b"little" else ">"
 
 
-def _add(
-    found: _Found, archive: Archive, folder: str, config: str, prefix: str, order: str
-) -> None:
+def _add(found: _Found, folder: str, config: str, prefix: str) -> None:
     """Add what a `..._config.json` says."""
+    archive = found.archive
     label = f"{archive.file.name}:{folder}{config}_config.json"
     text = archive.read(f"{folder}{config}_config.json", _MAX_CONFIG)
     try:

@@ -16,9 +16,10 @@ from typing import Any
 from milepost.encodings.pickle import read_pickle
 from milepost.errors import DamagedError, VersionError
 from milepost.formats.place import Place as FilePlace
+from milepost.formats.torch_calls import Builder
 from milepost.formats.torch_records import Place, Records
 from milepost.formats.torch_tree import Tree
-from milepost.formats.torch_values import Builder, Storage, itemsize
+from milepost.formats.torch_values import Storage, itemsize
 from milepost.limits import shown
 from milepost.snapshot import Description, Snapshot, closing_on_error
 from milepost.source import ByteSource, read_exactly

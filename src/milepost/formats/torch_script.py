@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 
+from milepost.encodings.pickle import Call
 from milepost.encodings.zip import Archive
 from milepost.errors import DamagedError, UntrustedError
-from milepost.formats.torch_tree import Tree, attributes
-from milepost.formats.torch_values import Instance, Tensor
+from milepost.formats.torch_tree import Tree, attributes, is_object
+from milepost.formats.torch_values import Tensor
 
 _MAX_CODE, _MAX_ALL_CODE = 16 << 20, 64 << 20
 _MAX_DEPTH, _MAX_OBJECTS = 100, 100_000
@@ -40,26 +41,27 @@ def add_script(tree: Tree, value: object, archive: Archive, root: str) -> None:
         DamagedError: the pickle has no module in it.
         UntrustedError: its modules are nested without end.
     """
-    if not isinstance(value, Instance):
+    if not is_object(value):
         raise DamagedError(f"{archive.file.name} is a TorchScript archive without a module")
     saved = _saved_names(archive, root)
-    work: list[tuple[str, Instance, int]] = [("", value, 0)]
+    work: list[tuple[str, Call, int]] = [("", value, 0)]
     count = 0
     while work:
         prefix, module, depth = work.pop()
         count += 1
         if depth > _MAX_DEPTH or count > _MAX_OBJECTS or len(prefix) > 1 << 14:
             raise UntrustedError(f"{archive.file.name} has modules nested without end")
-        tree.classes.setdefault(module.cls[:200])
+        cls = str(module.function)
+        tree.note(cls)
         for key, child in attributes(module).items():
             name = f"{prefix}{key}"
-            if isinstance(child, Instance):
+            if is_object(child):
                 work.append((f"{name}.", child, depth + 1))
-            elif key in saved.get(module.cls, ()):
+            elif key in saved.get(cls, ()):
                 if child is not None:
                     tree.add(child, name)
             elif isinstance(child, Tensor):
-                tree.left_out[name] = "an attribute, neither a parameter nor a buffer"
+                tree.leave_out(name, "it is an attribute, neither a parameter nor a buffer")
 
 
 def _saved_names(archive: Archive, root: str) -> dict[str, frozenset[str]]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from milepost.encodings.pickle import Call, Global
 from milepost.errors import DamagedError, UntrustedError
 from milepost.formats.names import Unique
-from milepost.formats.torch_values import Held, Instance, LeftOut, Storage, Tensor, array_of
+from milepost.formats.numpy_pickles import array_of
+from milepost.formats.torch_values import Held, LeftOut, Storage, Tensor
 from milepost.state import Plain, is_plain, join
 
 Leaf: TypeAlias = Plain | Tensor | Held
@@ -50,7 +51,7 @@ class Tree:
             raise UntrustedError(
                 f"{self.file} unfolds to more than {self._visits - 1:,} values, more than any model"
             )
-        children = _children(value, self._note)
+        children = _children(value, self.note)
         if children is None:
             self._leaf(value, name)
             return
@@ -66,7 +67,7 @@ class Tree:
 
     def _leaf(self, value: object, name: str) -> None:
         if isinstance(value, LeftOut):
-            self._leave_out(name, value.why)
+            self.leave_out(name, value.why)
             return
         if isinstance(value, Call):
             value = self._array(value, name)
@@ -79,7 +80,7 @@ class Tree:
         if isinstance(value, Global):
             value = str(value)
         if not (is_plain(value) or isinstance(value, Tensor | Held)):
-            self._leave_out(name, f"a {type(value).__name__} is no leaf")
+            self.leave_out(name, f"a {type(value).__name__} is no leaf")
             return
         name = self._unique(name or "value")
         self._name_bytes += len(name)
@@ -91,15 +92,17 @@ class Tree:
         except (ValueError, TypeError, IndexError, AttributeError) as error:
             raise DamagedError(f"{self.file}, leaf {name!r:.200}: {error!s:.200}") from None
         if array is None:
-            self._leave_out(name, f"what {call.function!s:.80} makes of it is no array of numbers")
+            self.leave_out(name, f"what {call.function!s:.80} makes of it is no array of numbers")
             return None
         return Held(array)
 
-    def _note(self, cls: str) -> None:
+    def note(self, cls: str) -> None:
+        """Tell of a class that the file names."""
         if len(self.classes) < _MAX_SHOWN:
             self.classes[_printable(cls)[:200]] = None
 
-    def _leave_out(self, name: str, why: str) -> None:
+    def leave_out(self, name: str, why: str) -> None:
+        """Tell of something that is no leaf."""
         if len(self.left_out) < _MAX_SHOWN:
             self.left_out[name[:500]] = why
 
@@ -124,12 +127,12 @@ def _children(value: object, note: Callable[[str], None]) -> _Children | None:
         return iter(enumerate(value))
     if isinstance(value, set | frozenset):
         return iter(enumerate(sorted(value, key=_sort_key)))
-    if isinstance(value, Instance):
-        note(value.cls)
+    if is_object(value):
+        note(str(value.function))
         state = attributes(value)
         if is_module(state):
             return module_leaves(state, note)
-        return iter([*enumerate(value.call.items), *value.call.pairs, *state.items()])
+        return iter([*enumerate(value.items), *value.pairs, *state.items()])
     return None
 
 
@@ -137,9 +140,14 @@ def _sort_key(value: object) -> tuple[str, str]:
     return type(value).__name__, str(value) if isinstance(value, str | Global) else repr(value)[:99]
 
 
-def attributes(value: Instance) -> dict[Any, Any]:
+def is_object(value: object) -> TypeGuard[Call]:
+    """Whether it is an object of a class, of which only the name is known."""
+    return isinstance(value, Call) and value.new
+
+
+def attributes(value: Call) -> dict[Any, Any]:
     """The attributes of an object: its state, or of one with slots both its parts."""
-    state = value.call.state
+    state = value.state
     parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
     found: dict[Any, Any] = {}
     for part in parts:
@@ -170,8 +178,8 @@ def module_leaves(module: dict[Any, Any], note: Callable[[str], None]) -> _Child
                     yield f"{prefix}{_key(key)}", value
         inner = []
         for key, child in state["_modules"].items():
-            if isinstance(child, Instance) and is_module(attributes(child)):
-                note(child.cls)
+            if is_object(child) and is_module(attributes(child)):
+                note(str(child.function))
                 inner.append((f"{prefix}{_key(key)}.", attributes(child), depth + 1))
         work.extend(reversed(inner))
 

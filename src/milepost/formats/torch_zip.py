@@ -19,10 +19,11 @@ from milepost.encodings.pickle import interpret
 from milepost.encodings.zip import MARK, Archive, read_archive
 from milepost.errors import DamagedError, MilepostError
 from milepost.formats.place import Place as FilePlace
+from milepost.formats.torch_calls import Builder
 from milepost.formats.torch_records import Place, Records
 from milepost.formats.torch_script import add_script, is_script
 from milepost.formats.torch_tree import Tree
-from milepost.formats.torch_values import Builder, Storage
+from milepost.formats.torch_values import Storage
 from milepost.record import Record
 from milepost.snapshot import Damage, Description, Snapshot, closing_on_error
 

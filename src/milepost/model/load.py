@@ -1,4 +1,4 @@
-"""`load_model`: a whole model out of one safetensors file."""
+"""`load_model`: a whole model out of a file of milepost's, or of Keras's own."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from milepost.errors import (
     VersionError,
 )
 from milepost.formats import model_file
+from milepost.formats.keras_config import KerasSnapshot
 from milepost.formats.safetensors import ModelSnapshot
 from milepost.model.comparison import Replay, predict_again
+from milepost.model.foreign import load_keras
 from milepost.model.names import Names
-from milepost.model.opened import open_model
+from milepost.model.opened import open_loadable, open_model
 from milepost.model.randomness import unchanged_random_state
 from milepost.opening import Path
 from milepost.snapshot import Snapshot
@@ -36,10 +38,10 @@ def load_model(
     replay: bool | str = False,
     trust: bool = False,
 ) -> Any:
-    """Load a model that `save_model` saved, as it was: ready to predict, or to train on.
+    """Load a whole model, as it was saved: ready to predict, or to train on.
 
-    A Keras model loads on any backend. No code of the file is run, because it has none:
-    its structure names classes, and these must be the framework's own, or registered, or
+    The file is one of `save_model`, or one that Keras wrote: `.keras`, or HDF5 with a whole
+    model in it. A Keras model loads on any backend. No code of the file is run: its structure names classes, and these must be the framework's own, or registered, or
     passed here.
 
     Arguments:
@@ -55,6 +57,7 @@ def load_model(
         PathNotFoundError: there is no such file.
         UnknownFormatError: it is something else.
         UnknownClassError: it needs a class that is not known; the message has its name.
+        UntrustedError: it asks for code, for a path to be opened, or for absurd amounts.
         RestoreRefusedError: a class makes other variables than it did when it was saved.
         DamagedError: its bytes are not what was saved.
         MissingPackageError: the framework is not installed.
@@ -63,8 +66,13 @@ def load_model(
     """
     if replay not in (True, False, "close"):
         raise UsageError(f"replay must be True, False or 'close': found {replay!r}")
-    with open_model(path) as snapshot:
-        framework, model = _loaded(snapshot, Names(custom_objects or {}, trust=trust))
+    names = Names(custom_objects or {}, trust=trust)
+    with open_loadable(path) as snapshot:
+        if isinstance(snapshot, KerasSnapshot):
+            if replay:
+                raise UsageError(_no_example(snapshot))
+            return load_keras(snapshot, names)
+        framework, model = _loaded(snapshot, names)
         if replay:
             _replayed(framework, model, snapshot, close=replay == "close")
         return model
@@ -98,13 +106,15 @@ def _loaded(snapshot: ModelSnapshot, names: Names) -> tuple[Any, Any]:
 def _replayed(framework: Any, model: Any, snapshot: ModelSnapshot, *, close: bool) -> Replay:
     document = snapshot.document
     if document.example is None:
-        raise UsageError(
-            f"{snapshot.name} has no example to replay: save it with save_model(..., example=x)"
-        )
+        raise UsageError(_no_example(snapshot))
     with unchanged_random_state():
         return predict_again(
             framework, model, document.example, document.versions, snapshot.name, close=close
         )
+
+
+def _no_example(snapshot: Snapshot) -> str:
+    return f"{snapshot.name} has no example to replay: save it with save_model(..., example=x)"
 
 
 def _ways_out(snapshot: ModelSnapshot) -> str:

@@ -90,6 +90,9 @@ def _is_harmless(name: Global) -> bool:
     if name.module in ("torch", "torch.cuda") and "." not in name.name:
         typed = name.name.endswith("Storage") or name.name.endswith("Tensor")
         return typed or name.name.startswith(_TORCH_DTYPES)
+    # A class of TorchScript, which lies beside the pickle, in a language of its own.
+    if name.module.partition(".")[0] == "__torch__":
+        return True
     return name.module == "numpy.dtypes" or (
         name.module == "numpy" and name.name.rstrip("_0123456789") in ("float", "int", "uint")
     )
