@@ -22,8 +22,16 @@ if TYPE_CHECKING:
     from milepost.checkpoint import RestorePlan as RestorePlan
     from milepost.checkpoint import load_state as load_state
     from milepost.checkpoint import save_state as save_state
+    from milepost.conversion import ConversionReport as ConversionReport
+    from milepost.conversion import ImportReport as ImportReport
+    from milepost.conversion.convert import convert as convert
+    from milepost.conversion import import_run as import_run
     from milepost.errors import MilepostError as MilepostError
     from milepost.frameworks.random import RandomState as RandomState
+    from milepost.inspection import Difference as Difference
+    from milepost.inspection import LeafStatistics as LeafStatistics
+    from milepost.inspection import diff as diff
+    from milepost.inspection import leaf_statistics as leaf_statistics
     from milepost.model import ModelReport as ModelReport
     from milepost.model import Replay as Replay
     from milepost.model import load_model as load_model
@@ -64,13 +72,21 @@ _HOMES = {
     "save_model": "milepost.model",
     # Anything on disk
     "open": "milepost.opening",
+    "convert": "milepost.conversion",
+    "diff": "milepost.inspection",
+    "import_run": "milepost.conversion",
+    "leaf_statistics": "milepost.inspection",
     "scan": "milepost.scanning",
     "verify": "milepost.opening",
     "LazyArray": "milepost.snapshot",
     "Snapshot": "milepost.snapshot",
     "Store": "milepost.store",
     # What these return, and raise
+    "ConversionReport": "milepost.conversion",
     "Damage": "milepost.snapshot",
+    "Difference": "milepost.inspection",
+    "ImportReport": "milepost.conversion",
+    "LeafStatistics": "milepost.inspection",
     "MilepostError": "milepost.errors",
     "LoadedProgram": "milepost.prediction",
     "ModelReport": "milepost.model",

@@ -141,6 +141,7 @@ HOSTILE = {
     "pieces that are no arrays": (pieces({"0": 2}, {"0": 7}), DamagedError),
     "pieces without a shape": (pieces(None, {"0": PIECE}), DamagedError),
     "pieces and more": (pieces({"0": 2}, {"0": PIECE}, other=1), DamagedError),
+    "too many arrays": ([PIECE] * 40_000, DamagedError),
     "a leaf twice": ({"b": 1, "b/c": 1, "b//": {}, "": 1}, DamagedError),
 }
 

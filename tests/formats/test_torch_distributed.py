@@ -223,6 +223,11 @@ def _size(*sizes):
     return change
 
 
+def _overlap_and_gap(metadata):
+    _size(4, 3)(metadata)
+    _chunk((1, 0), (2, 3))(metadata)
+
+
 def _huge(metadata):
     metadata.state_dict_metadata["w"].size = torch.Size((2**40, 3))
     metadata.state_dict_metadata["w"].chunks[0].sizes = torch.Size((2**40, 3))
@@ -288,6 +293,7 @@ _HOSTILE = {
     "transformed": (_place(transform_descriptors=["zstd"]), VersionError),
     "a chunk outside": (_chunk((2, 0), (5, 3)), DamagedError),
     "two chunks that overlap": (_chunk((1, 0), (1, 3)), DamagedError),
+    "as large as its chunks, which overlap": (_overlap_and_gap, DamagedError),
     "a chunk twice": (_chunk((0, 0), (2, 3)), DamagedError),
     "a chunk of other rank": (_chunk((0,), (2,)), DamagedError),
     "larger than its chunks": (_size(4, 3), DamagedError),

@@ -8,7 +8,10 @@ import sys
 import click
 
 import milepost
+from milepost.cli.convert import convert
 from milepost.cli.demo import demo
+from milepost.cli.diff import diff
+from milepost.cli.import_ import import_
 from milepost.cli.log import log
 from milepost.cli.output import echo
 from milepost.cli.predict import predict
@@ -29,7 +32,7 @@ def cli() -> None:
     """
 
 
-for command in (log, show, verify, scan, predict, demo):
+for command in (log, show, diff, verify, scan, convert, import_, predict, demo):
     cli.add_command(command)
 
 

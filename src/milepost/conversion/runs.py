@@ -25,7 +25,7 @@ from milepost.opening import Path
 from milepost.opening import open as open_path
 from milepost.snapshot import Description, Snapshot
 from milepost.source import read_exactly
-from milepost.state import Plain, join
+from milepost.state import Plain
 from milepost.storage.local import LocalStorage, open_file
 from milepost.store import Store, Writer
 
@@ -184,7 +184,7 @@ def _content(parts: Mapping[str, str], step: int, left_out: dict[str, str]) -> I
             del files[prefix]
             metrics, metadata = _trainer_state(path, step)
             found = _trainer_files(path, left_out)
-            files |= {join(prefix, name): file for name, file in found.items()}
+            files |= {_path(prefix, name): file for name, file in found.items()}
     tensors: dict[str, Tensor] = {}
     values: dict[str, Plain] = {}
     with contextlib.ExitStack() as opened:
@@ -194,7 +194,7 @@ def _content(parts: Mapping[str, str], step: int, left_out: dict[str, str]) -> I
                 check(snapshot)
                 content = content_of(snapshot)
                 prefixed = content.renamed(
-                    {name: join(join(prefix, inner), name) for name in content.names}
+                    {name: _path(prefix, inner, name) for name in content.names}
                 )
                 tensors |= prefixed.tensors
                 values |= prefixed.values
@@ -203,6 +203,10 @@ def _content(parts: Mapping[str, str], step: int, left_out: dict[str, str]) -> I
             del tensors[name]
             left_out[name] = "a store has no arrays of strings"
         yield Content(tensors, values, Description("", metadata), metrics)
+
+
+def _path(*parts: str) -> str:
+    return "/".join(part for part in parts if part)
 
 
 def _snapshots(path: str) -> Iterator[tuple[str, Snapshot]]:

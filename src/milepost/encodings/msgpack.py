@@ -17,7 +17,7 @@ from milepost.source import ByteSource
 
 _MAX_DEPTH = 64
 # More than any model has that is known; each costs some time and memory.
-_MAX_VALUES = 400_000
+_MAX_VALUES = 200_000
 # Of all texts together: they come whole.
 _MAX_TEXT = 16 << 20
 _MAX_KEY = 1 << 16

@@ -20,7 +20,7 @@ from milepost.source import ByteSource, read_exactly
 
 _MAX_LINE = 64 << 10
 # More than any model has that is known; each costs some time and memory.
-_MAX_LEAVES = 50_000
+_MAX_LEAVES = 30_000
 
 
 def recognises(place: Place) -> bool:

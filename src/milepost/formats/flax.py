@@ -34,6 +34,8 @@ _ARRAY, _COMPLEX, _SCALAR = 1, 2, 3
 _CHUNKED = "__msgpack_chunked_array__"
 # Binary strings are plain values, which are in memory from the start.
 _MAX_BINARY = 1 << 20
+# More than any model has that is known; each costs some time to look at.
+_MAX_ARRAYS = 30_000
 # Of what describes one array: its sizes, and what they are in.
 _MAX_PARTS = 100
 # NumPy's names where they are not ours.
@@ -67,7 +69,11 @@ def open_place(place: Place) -> Snapshot:
     with closing_on_error([source]):
         tree = msgpack.read(source)
         records: dict[str, Record] = {}
+        arrays = 0
         for path, value in _leaves(tree):
+            arrays += isinstance(value, Span)
+            if arrays > _MAX_ARRAYS:
+                raise DamagedError(f"{source.name} has more than {_MAX_ARRAYS:,} arrays")
             name = leaf_name(path.encode(), source.name)
             if name in records:
                 raise DamagedError(f"{source.name} has two leaves called {name!r}")

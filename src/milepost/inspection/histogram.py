@@ -30,6 +30,7 @@ class Histogram:
     """How many values lie in each bin: bin `i` is from `edges[i]` to below `edges[i + 1]`.
 
     There are 16 bins at most, all of one width, which is a power of two; 0 is never inside one.
+    An edge beyond float64's range, as of values near its largest, is infinite.
     """
 
     edges: tuple[float, ...]
@@ -64,7 +65,7 @@ class Bins:
         if not self._counts:
             return None
         span = range(min(self._counts), max(self._counts) + 1)
-        with np.errstate(over="ignore"):  # the last edge may be 2**1024
+        with np.errstate(over="ignore"):  # the outermost may be 2**1024
             edges = np.ldexp(np.arange(span.start, span.stop + 1, dtype=np.float64), self._exponent)
         return Histogram(tuple(edges.tolist()), tuple(self._counts[index] for index in span))
 

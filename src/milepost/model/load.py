@@ -41,7 +41,8 @@ def load_model(
     """Load a whole model, as it was saved: ready to predict, or to train on.
 
     The file is one of `save_model`, or one that Keras wrote: `.keras`, or HDF5 with a whole
-    model in it. A Keras model loads on any backend. No code of the file is run: its structure names classes, and these must be the framework's own, or registered, or
+    model in it. A Keras model loads on any backend. No code of the file is run:
+    its structure names classes, and these must be the framework's own, or registered, or
     passed here.
 
     Arguments:

@@ -24,7 +24,7 @@ from milepost.errors import DamagedError, UnsupportedObjectError
 from milepost.frameworks.base import Capture, Saved
 from milepost.frameworks.keras import naming, optimizers, tensors
 from milepost.frameworks.keras.export import export
-from milepost.frameworks.keras.other_names import graph_paths, own_paths
+from milepost.frameworks.keras.other_names import file_paths, graph_paths, own_paths
 from milepost.frameworks.keras.predict import predict, surroundings
 from milepost.frameworks.keras.structure import build, describe
 from milepost.state import Rule, join
@@ -124,7 +124,7 @@ def parameter_names(value: Any, name: str) -> dict[int, str]:
 
 def other_names(value: Any, name: str) -> dict[str, list[str]]:
     found = _variables(value, name, parameter_names(value, name))
-    ways = [graph_paths(value), own_paths(found)]
+    ways = [file_paths(value), graph_paths(value), own_paths(found)]
     return {
         key: [path for paths in ways for path in paths.get(id(variable), ())]
         for key, variable in found.items()

@@ -30,7 +30,10 @@ def variable_paths(model: keras.Model) -> dict[int, str]:
         if not hasattr(part, "save_own_variables"):
             continue
         kept: dict[str, Any] = {}
-        part.save_own_variables(kept)
+        if isinstance(part, keras.optimizers.Optimizer):  # which saves their values
+            kept = {str(index): variable for index, variable in enumerate(part.variables)}
+        else:
+            part.save_own_variables(kept)
         for key, value in kept.items():
             found.setdefault(id(value), join(path, f"vars/{key}"))
     return found

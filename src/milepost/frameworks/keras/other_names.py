@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
+from milepost.frameworks.keras.files import variable_paths
 from milepost.state import join
 
 
@@ -40,6 +41,18 @@ def _tracked(root: Any) -> Iterator[tuple[str, Any]]:
             if isinstance(child, keras.Variable) or id(child) not in seen:
                 seen.add(id(child))
                 queue.append((join(path, name), child))
+
+
+def file_paths(value: Any) -> dict[int, list[str]]:
+    """The id of every variable of a model -> where Keras's own files have it."""
+    if not isinstance(value, keras.Model):
+        return {}
+    found = {key: [path] for key, path in variable_paths(value).items()}
+    for layer in value.layers:
+        for variable in layer.weights:
+            for top in ("model_weights/", ""):  # a whole model's file, and one of weights alone
+                found.setdefault(id(variable), []).append(f"{top}{layer.name}/{variable.path}")
+    return found
 
 
 def own_paths(variables: Mapping[str, keras.Variable]) -> dict[int, list[str]]:
