@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from milepost.checkpoint import save_state as save_state
     from milepost.conversion import ConversionReport as ConversionReport
     from milepost.conversion import ImportReport as ImportReport
-    from milepost.conversion.convert import convert as convert
     from milepost.conversion import import_run as import_run
+    from milepost.conversion.convert import convert as convert
     from milepost.errors import MilepostError as MilepostError
     from milepost.frameworks.random import RandomState as RandomState
     from milepost.inspection import Difference as Difference

@@ -13,7 +13,7 @@ import pytest
 
 import milepost
 from milepost.errors import DamagedError, UntrustedError
-from milepost.testing import FormatTests
+from milepost.testing import FormatTests, same_value
 
 
 class Model(equinox.Module):
@@ -122,3 +122,11 @@ def test_opening_reads_headers_only(tmp_path):
     with milepost.open(tmp_path / "a.eqx") as snapshot:
         assert len(snapshot) == 3
     assert time.perf_counter() - start < 0.5
+
+
+def test_void_of_two_bytes_is_bfloat16_as_for_jax(tmp_path):
+    with (tmp_path / "a.eqx").open("wb") as file:
+        for _ in range(2):
+            np.save(file, np.asarray(jnp.arange(3, dtype=jnp.bfloat16)).view("V2"))
+    with milepost.open(tmp_path / "a.eqx") as snapshot, (tmp_path / "a.eqx").open("rb") as file:
+        same_value(snapshot.read("0"), np.asarray(jnp.load(file)), "0")

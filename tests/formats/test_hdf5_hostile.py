@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import time
@@ -49,7 +50,7 @@ def group_in_itself(file):
 
 def ways_without_end(file):
     groups = [file.create_group(f"g{i}") for i in range(40)]
-    for above, below in zip(groups, groups[1:], strict=False):
+    for above, below in itertools.pairwise(groups):
         above["left"] = above["right"] = below
 
 

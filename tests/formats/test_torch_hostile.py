@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import pickle
+import random
 import struct
 import time
 import zipfile
+from collections import OrderedDict, defaultdict
+from fractions import Fraction
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import milepost
 from milepost.encodings.pickle import globals_in
 from milepost.errors import DamagedError, MilepostError, UntrustedError, VersionError
+from milepost.testing.mutation import mutated, read_through
 
 _MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
 _MAGIC += pickle.dumps({"little_endian": True}, 2)
@@ -58,8 +66,9 @@ _CALLS = {
     "as a tensor's class": b"ctorch._tensor\n_rebuild_from_type_v2\n(cos\nsystem\ncos\nsystem\n("
     + text(_SHELL)
     + b"t}tR.",
-    "reconstructed": b"ccopyreg\n__newobj__\n(cos\nsystem\ntRccopyreg\n_reconstructor\n(cos\nsystem\n"
-    b"cbuiltins\nobject\nNtR0cos\nsystem\n(" + text(_SHELL) + b"tR.",
+    "reconstructed": b"ccopyreg\n__newobj__\n(cos\nsystem\ntR0"
+    b"ccopyreg\n_reconstructor\n(cos\nsystem\ncbuiltins\nobject\nNtR0"
+    b"cos\nsystem\n(" + text(_SHELL) + b"tR.",
     "nested": b"cpickle\nloads\n(B" + struct.pack("<I", 4) + b"N.N.tR.",
     "nested in torch": b"ctorch.storage\n_load_from_bytes\n(C\x02N.tR.",
     "evaluated": b"cbuiltins\neval\n(" + text("1+1") + b"tR.",
@@ -238,7 +247,9 @@ def test_many_tensors_over_one_large_storage_are_no_larger_than_they_are(tmp_pat
     count, elements = 2_000, 2**28
     data = b"("
     for index in range(count):
-        one = tensor(count=elements, size=(elements - 1_000,), kind="ByteStorage", offset=index % 1000)
+        one = tensor(
+            count=elements, size=(elements - 1_000,), kind="ByteStorage", offset=index % 1000
+        )
         data += one[:-1]
     path = tmp_path / "file"
     with zipfile.ZipFile(path, "w") as file:
@@ -251,3 +262,24 @@ def test_many_tensors_over_one_large_storage_are_no_larger_than_they_are(tmp_pat
         assert len(snapshot) == count
     assert time.perf_counter() - start < 5
     path.unlink()
+
+
+def test_pickles_changed_at_random_raise_only_errors_of_ours(tmp_path):
+    """The archive's checksums would hide most of what a change of the file does to its pickle."""
+    value = [OrderedDict(a=np.arange(3.0), b=np.float64(2)), {"c": Fraction(1, 3), 4: {5, "x"}}]
+    value += [
+        Path("a/b"),
+        argparse.Namespace(rate=[0.1, None, True, b"y"]),
+        defaultdict(list, d=[1]),
+    ]
+    pickles = [pickle.dumps(value, protocol) for protocol in (0, 2, 4)]
+    pickles += [
+        b"}" + text("w") + tensor() + text("v") + tensor(size=(2, 2), stride=(2, 1)) + b"u."
+    ]
+    pickles[-1] = pickles[-1].replace(b"}", b"}(", 1)
+    chance = random.Random(int(os.environ.get("MILEPOST_FUZZ_SEED", "7")))
+    sound = 0
+    for _ in range(int(os.environ.get("MILEPOST_FUZZ", "400"))):
+        data = mutated(chance.choice(pickles), chance, pickles)
+        sound += read_through(archive(tmp_path / "file", data, {"0": bytes(16)}))
+    assert sound

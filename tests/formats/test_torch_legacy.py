@@ -82,7 +82,10 @@ def test_a_file_of_a_big_endian_machine(tmp_path):
         "view outside": (("storage", torch.FloatStorage, "s", "cpu", 10, ("v", 8, 3)), {"s": 10}),
         "other count": (("storage", torch.FloatStorage, "s", "cpu", 9, None), {"s": 10}),
         "no such storage": (("storage", torch.FloatStorage, "s", "cpu", 10, None), {}),
-        "unknown storage": (("storage", torch.FloatStorage, "s", "cpu", 10, None), {"s": 10, "t": 1}),
+        "unknown storage": (
+            ("storage", torch.FloatStorage, "s", "cpu", 10, None),
+            {"s": 10, "t": 1},
+        ),
         "too small": (("storage", torch.FloatStorage, "s", "cpu", 2, None), {"s": 2}),
         "overflow": (("storage", torch.FloatStorage, "s", "cpu", 2**62, None), {"s": 10}),
         "negative": (("storage", torch.FloatStorage, "s", "cpu", -1, None), {"s": 10}),

@@ -59,6 +59,6 @@ def test_attributes_that_are_no_parameters_are_told(scripted):
 def test_constants_of_the_code(tmp_path):
     numbers = torch.arange(3.0)
     traced = torch.jit.trace(lambda x: x + numbers, torch.zeros(3))
-    torch.jit.save(traced, tmp_path / "traced.pt")
+    torch.jit.save(traced, str(tmp_path / "traced.pt"))
     with milepost.open(tmp_path / "traced.pt") as snapshot:
         assert snapshot.read("constants/0").tolist() == [0, 1, 2]

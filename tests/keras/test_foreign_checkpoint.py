@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 import pytest
 
+import keras
 import milepost
 
 X = np.random.default_rng(1).normal(size=(8, 4)).astype("float32")

@@ -120,8 +120,8 @@ def same_variables(found, expected):
         same_value(np.asarray(one), np.asarray(other), there.path)
 
 
-def check(path, x, y, *, trains):
-    expected = keras.saving.load_model(path)
+def check(path, x, y, *, trains, by_keras=None):
+    expected = keras.saving.load_model(by_keras or path)
     found = milepost.load_model(path)
     assert type(found) is type(expected)
     same_variables(found.weights, expected.weights)
@@ -147,8 +147,12 @@ def test_a_keras_file_loads_as_keras_loads_it(make, tmp_path):
 @pytest.mark.parametrize("make", OLD, ids=lambda make: make.__name__)
 def test_an_hdf5_file_loads_as_keras_loads_it(make, tmp_path):
     model, x, y = trained(make)
+    # From HDF5, Keras 3.15 does not bring back the optimizer's slots; and a model that it saved
+    # so has forgotten its optimizer when it is saved again.
+    model.save(tmp_path / "model.keras")
     model.save(tmp_path / "model.h5")
-    found = check(tmp_path / "model.h5", x, y, trains=make is not sequential)
+    by_keras = tmp_path / "model.keras"
+    found = check(tmp_path / "model.h5", x, y, trains=make is not sequential, by_keras=by_keras)
     assert found.loss is not None
 
 

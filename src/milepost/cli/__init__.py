@@ -23,12 +23,12 @@ from milepost.cli.verify import verify
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(milepost.__version__, prog_name="milepost")
 def cli() -> None:
-    """Save and load neural networks: look at, and check, what milepost saved.
+    """Save and load neural networks: look at, check, compare and convert what anybody saved.
 
     \b
     Exit status: 0 all is well, 1 unexpected, 2 the call is wrong, 3 not found,
     4 damaged, 5 storage refused, 6 not to be trusted, 7 written by a newer milepost,
-    8 a model predicts differently than when it was saved.
+    8 a model predicts differently than when it was saved, 9 `diff` found a difference.
     """
 
 

@@ -14,6 +14,7 @@ from milepost.errors import DamagedError, UntrustedError, VersionError
 # with its optimizer has less than half of them.
 _MAX_OPERATIONS = 2_000_000
 _MAX_SETS = 250_000  # each is as large as four other containers
+_MAX_MARKS = 10_000
 _MAX_INTEGER_BYTES = 1024
 # NumPy and PyTorch hash tuples of numbers without a secret, so keys can be made to collide.
 _MAX_TUPLE_KEYS, _MAX_KEY_ITEMS = 2_000, 16
@@ -116,6 +117,8 @@ class Machine:
         self._stack.append(value)
 
     def _mark(self, _: Argument) -> None:
+        if len(self._marks) >= _MAX_MARKS:
+            raise self._damaged("is nested too deeply")
         self._marks.append(self._stack)
         self._stack = []
 
@@ -283,7 +286,7 @@ class Machine:
 def _is_symbol(value: object) -> bool:
     """Whether it is an object that knows no equality: what `build` makes may ignore its items."""
     own: object = type(value).__hash__
-    return own is object.__hash__
+    return own is object.__hash__ and value is not None
 
 
 def _integer(text: bytes) -> int | bool:

@@ -22,7 +22,7 @@ Leaf: TypeAlias = Plain | Tensor | Held
 
 _MAX_DEPTH = 100
 # Of what is walked, shared values once for each name that leads to them.
-_MAX_VISITS, _MAX_NAME_BYTES = 500_000, 64 << 20
+_MAX_VISITS, _MAX_NAME_BYTES = 300_000, 64 << 20
 _MAX_SHOWN = 200
 
 

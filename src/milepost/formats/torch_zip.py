@@ -12,6 +12,7 @@ TorchScript's archives (`torch.jit.save`) have `code/` and `constants.pkl` besid
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,13 +30,17 @@ from milepost.snapshot import Damage, Description, Snapshot, closing_on_error
 
 _MAX_PICKLE = 128 << 20
 _PICKLE = "/data.pkl"
-_LAST = (b"/version", b"/.data/serialization_id")  # the last members that PyTorch writes
+_FIRST = re.compile(rb"[^/]+/data\.pkl")  # the first member, unless something packed it again
+_LAST = (b"/version", b"/.data/serialization_id")  # the last ones that PyTorch writes
 
 
 def recognises(place: FilePlace) -> bool:
     """A zip archive that has a `data.pkl` in its one folder."""
     if not place.start.startswith(MARK):
         return False
+    length = int.from_bytes(place.start[26:28], "little")
+    if _FIRST.fullmatch(place.start[30 : 30 + length]):
+        return True
     file = place.open()
     try:
         return _root(read_archive(file)) is not None

@@ -142,7 +142,7 @@ def legacy_variable_paths(
             found[id(variable)] = join(join(group, name), weight)
     slots = _names(attributes, "optimizer_weights", "weight_names")
     optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None and optimizer.built and len(slots) == len(optimizer.variables):
+    if optimizer is not None and len(slots) == len(optimizer.variables):
         for slot, variable in zip(slots, optimizer.variables, strict=True):
             found[id(variable)] = join("optimizer_weights", slot)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,13 +11,14 @@ import numpy as np
 import keras
 from milepost.dtypes import Array
 from milepost.errors import DamagedError
-from milepost.frameworks.keras import VariableLeaf, _variables, naming, tensors
+from milepost.frameworks.keras import VariableLeaf, _variables, naming, tensors, trusted
 from milepost.frameworks.keras.files import (
     legacy_variable_paths,
     restore_assets,
     variable_paths,
 )
 from milepost.frameworks.keras.old_structure import modern
+from milepost.frameworks.keras.structure import TORCH_OPTIMIZERS
 from milepost.frameworks.keras.structure import build as build_structure
 from milepost.state import LeafSpec
 
@@ -32,14 +34,20 @@ def build(structure: Any, custom_objects: Any, specs: Mapping[str, LeafSpec]) ->
     config = structure.config
     if structure.layout == _LEGACY:
         config = modern(config, structure.training)
+    config = copy.deepcopy(config)
+    for _, node in trusted.nodes(config, "model"):
+        # Keras has optimizers of its own for PyTorch, which no other backend can import.
+        if str(node.get("module")).startswith(TORCH_OPTIMIZERS):
+            node["module"], node["registered_name"] = "keras.optimizers", None
     backend = structure.backend or keras.backend.backend()
     model = build_structure({"config": config, "backend": backend}, {}, custom_objects, specs)
     if not isinstance(model, keras.Model):
         raise DamagedError(f"the file describes a {type(model).__name__}, and no model")
     restore_assets(model, structure.assets)
     optimizer = getattr(model, "optimizer", None)
-    trained = any(name.partition("/")[0] in _OPTIMIZERS for name in specs)
-    if trained and optimizer is not None and not optimizer.built:
+    slots = sum(name.partition("/")[0] in _OPTIMIZERS for name in specs)
+    # One that never trained has a rate and a counter, and no slots.
+    if optimizer is not None and not optimizer.built and slots > len(optimizer.variables):
         with tensors.untouched_zeros():
             optimizer.build(model.trainable_variables)
     return model

@@ -28,7 +28,7 @@ from milepost.frameworks.keras.loss import lost_compilation, lost_history, lost_
 from milepost.frameworks.keras.proof import prove, refuse_shared_layers
 from milepost.state import LeafSpec
 
-_TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
+TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers"
 
 
 def describe(model: keras.Model) -> ModelParts:
@@ -185,13 +185,13 @@ def _refuse_wrappers(where: str, node: dict[str, Any]) -> None:
 
 
 def _is_portable(node: dict[str, Any]) -> bool:
-    return trusted.is_known(node) or str(node.get("module")).startswith(_TORCH_OPTIMIZERS)
+    return trusted.is_known(node) or str(node.get("module")).startswith(TORCH_OPTIMIZERS)
 
 
 def _make_portable(node: dict[str, Any]) -> None:
     """Undo what only makes sense on the backend and machine that saved."""
     # Keras has optimizers of its own for PyTorch, which no other backend can import.
-    if str(node.get("module")).startswith(_TORCH_OPTIMIZERS):
+    if str(node.get("module")).startswith(TORCH_OPTIMIZERS):
         node["module"], node["registered_name"] = "keras.optimizers", None
     # Vocabularies are assets, by content; their config may hold a path.
     if node["class_name"] in trusted.LOOKUPS and isinstance(node["config"], dict):
