@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from typing import TypeGuard
 
 # NumPy's own limit; it keeps a hostile shape from becoming a huge product.
@@ -34,10 +35,26 @@ def is_shape(value: object) -> TypeGuard[list[int]]:
     )
 
 
+class _Short(reprlib.Repr):
+    """Texts of bounded cost: lists that share their parts may have one without an end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = 80
+        self.maxlist = self.maxtuple = self.maxdict = 20
+
+    def repr_instance(self, x: object, level: int) -> str:
+        if isinstance(x, bytes | bytearray):
+            return repr(x[:80])
+        if x is None or isinstance(x, bool | float | complex):
+            return repr(x)
+        return f"a value of type {type(x).__name__}"
+
+
 def shown(value: object) -> str:
     """A value for a message, cut short. An integer of thousands of digits has no repr."""
     try:
-        return f"{value!r:.80}"
+        return f"{_Short().repr(value):.80}"
     except ValueError:
         return f"a value of type {type(value).__name__}, too long to show"
 

@@ -16,11 +16,11 @@ import milepost
 def test_version_and_help(cli):
     assert cli("--version").out == f"milepost, version {milepost.__version__}\n"
     out = cli("--help").out
-    for command in ("log", "show", "verify", "demo"):
+    for command in ("log", "show", "diff", "verify", "scan", "convert", "import", "demo"):
         assert f"\n  {command} " in out
 
 
-@pytest.mark.parametrize("command", ["log", "show", "verify", "demo"])
+@pytest.mark.parametrize("command", ["log", "show", "diff", "verify", "scan", "convert", "import", "demo"])
 def test_every_command_has_json_and_examples(cli, command):
     out = cli(command, "--help").out
     assert "--json" in out

@@ -57,7 +57,9 @@ def test_every_truncation_is_detected(path: Path):
     data = path.read_bytes()
     for length in range(len(data)):
         path.write_bytes(data[:length])
-        with pytest.raises(errors.DamagedError):
+        # Of nine bytes or less nobody can say what they were the beginning of.
+        error = errors.DamagedError if length > 9 or not length else errors.MilepostError
+        with pytest.raises(error):
             content(path)
         assert path.stat().st_size == length
 

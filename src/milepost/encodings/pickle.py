@@ -24,9 +24,19 @@ from dataclasses import dataclass
 from milepost.encodings.pickle_machine import Build, Call, Global, Machine, PersistentId
 from milepost.encodings.pickle_opcodes import Argument, Reader, operations
 from milepost.errors import DamagedError
+from milepost.limits import shown
 from milepost.source import ByteSource
 
-__all__ = ["Build", "Call", "Global", "PersistentId", "globals_in", "interpret", "read_pickle"]
+__all__ = [
+    "Build",
+    "Call",
+    "Global",
+    "PersistentId",
+    "described",
+    "globals_in",
+    "interpret",
+    "read_pickle",
+]
 
 _MAX_BYTES = 128 << 20
 # What a copyreg extension code is called by `globals_in`: the registry alone knows the name.
@@ -68,6 +78,15 @@ def read_pickle(source: ByteSource, offset: int, build: Build) -> tuple[object, 
     """The value of the pickle at an offset of a file, and where it ends; raises as `interpret`."""
     reader = Reader(source, offset, _MAX_BYTES)
     return Machine(reader, build).run(), reader.position
+
+
+def described(value: object) -> str:
+    """A value of a pickle for a message. Containers have no `repr` here: theirs may never end."""
+    if isinstance(value, Global):
+        return f"{value!s:.200}"
+    if value is None or isinstance(value, bool | int | float | str | bytes):
+        return shown(value)
+    return f"a {type(value).__name__}"
 
 
 def globals_in(data: bytes) -> Iterator[Global]:

@@ -15,12 +15,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from milepost.encodings.pickle import Call, Global, PersistentId
+from milepost.encodings.pickle import Call, Global, PersistentId, described
 from milepost.errors import DamagedError, UntrustedError
 from milepost.formats.numpy_pickles import CALLS
 from milepost.formats.torch_values import DTYPES, Held, LeftOut, Storage, Tensor, itemsize
-from milepost.limits import is_shape, is_size, shown
+from milepost.limits import is_shape, is_size
 
+_MAX_COPIED = 128 << 20
 _STORAGES = {
     "Bool": "bool",
     "Byte": "uint8",
@@ -48,6 +49,7 @@ class Builder:
 
     file: str
     storages: dict[str, Storage] = field(default_factory=dict)
+    _copied: int = 0
 
     def __call__(self, node: Call | PersistentId) -> object:
         try:
@@ -65,7 +67,7 @@ class Builder:
         if isinstance(value, tuple) and len(value) == 4 and value[0] == "module":
             return value[1]  # files of before 2021 have a class with its source
         if not isinstance(value, tuple) or len(value) not in (5, 6) or value[0] != "storage":
-            raise ValueError(f"{shown(value)} is no storage")
+            raise ValueError(f"{described(value)} is no storage")
         _, cls, key, _, numel = value[:5]
         storage = Storage(str(_checked(key, str)), _storage_dtype(cls), _natural(numel))
         known = self.storages.setdefault(storage.key, storage)
@@ -79,36 +81,55 @@ class Builder:
         return storage
 
     def _call(self, call: Call) -> object:
-        function = call.function
-        if isinstance(function, Global):
-            name = str(function)
-            if name in ("copyreg._reconstructor", "copy_reg._reconstructor"):
-                cls, _, state = call.args
-                pairs = list(state.items()) if isinstance(state, dict) else []
-                items = list(state) if isinstance(state, list | tuple | set) else []
-                made = Call(cls, (), {}, True, call.offset, items, pairs)
-                return self._call(made)
-            if name in ("copyreg.__newobj__", "copy_reg.__newobj__"):
-                return self._call(Call(call.args[0], call.args[1:], {}, True, call.offset))
-            if name == "torch._tensor._rebuild_from_type_v2":
-                return self._from_type(call)
-            make = _KNOWN.get(name)
-            if make is not None and not call.kwargs:
-                return make(*call.args)
-            if call.new and name not in ("torch.Tensor", "torch._C.TensorBase"):
+        if isinstance(call.function, Global):
+            name = str(call.function)
+            if name in _SPECIAL:
+                return _SPECIAL[name](self, call)
+            if name in _KNOWN and not call.kwargs:
+                return self._known(name, call)
+            if name in CALLS or (call.new and name not in _TENSOR_CLASSES):
                 return call
-            if name in CALLS:
-                return call
-        raise UntrustedError(
-            f"{self.file}: its pickle calls {shown(function)[:200]} at offset {call.offset}, which "
-            "is no part of a model's weights: do not load it with torch.load, either. If you "
-            "trust whoever made it, save its state_dict() with torch.save"
+        raise self._refused(call)
+
+    def _refused(self, call: Call) -> UntrustedError:
+        return UntrustedError(
+            f"{self.file}: its pickle calls {described(call.function)} at offset {call.offset}, "
+            "which is no part of a model's weights: do not load it with torch.load, either. If "
+            "you trust whoever made it, save its state_dict() with torch.save"
         )
+
+    def _known(self, name: str, call: Call) -> object:
+        """What a known call makes. The same long text or list may be copied only so often."""
+        for arg in call.args:
+            if isinstance(arg, str | bytes | bytearray):
+                self._copied += len(arg)
+            elif isinstance(arg, list | tuple | dict | set | frozenset):
+                self._copied += 16 * len(arg)
+        if self._copied > _MAX_COPIED:
+            raise UntrustedError(f"{self.file}: its pickle makes more than {_MAX_COPIED:,} bytes")
+        return _KNOWN[name](*call.args)
+
+    def _object(self, call: Call) -> Call:
+        """What `copyreg` would make: an object without its state."""
+        cls, *rest = call.args
+        if not isinstance(cls, Global):
+            raise self._refused(call)
+        made = Call(cls, (), {}, True, call.offset)
+        base = rest[1] if len(rest) == 2 else None  # of a dict's or a list's subclass
+        if isinstance(base, dict):
+            made.pairs = list(base.items())
+        elif isinstance(base, list):
+            made.items = base
+        self._copied += 16 * len(made.pairs)
+        return made
 
     def _from_type(self, call: Call) -> object:
         """A tensor of a class of its own: without the class, where that changes nothing."""
         function, cls, args, _ = call.args
-        value = self._call(Call(function, _checked(args, tuple), {}, False, call.offset))
+        inner = Call(function, _checked(args, tuple), {}, False, call.offset)
+        if not isinstance(function, Global) or str(function) not in _KNOWN:
+            raise self._refused(inner)
+        value = self._known(str(function), inner)
         if isinstance(cls, Global) and str(cls) in _TENSOR_CLASSES:
             return value
         if isinstance(value, Tensor):
@@ -116,8 +137,17 @@ class Builder:
         return value
 
 
+_SPECIAL: Mapping[str, Callable[[Builder, Call], object]] = {
+    "torch._tensor._rebuild_from_type_v2": Builder._from_type,
+    **{
+        f"{module}.{name}": Builder._object
+        for module in ("copyreg", "copy_reg")
+        for name in ("_reconstructor", "__newobj__")
+    },
+}
 _TENSOR_CLASSES = {
     "torch.Tensor",
+    "torch._C.TensorBase",
     "torch.nn.parameter.Parameter",
     "torch.nn.parameter.Buffer",
     "torch._tensor.Tensor",
@@ -129,27 +159,26 @@ _TENSOR_CLASSES = {
 
 def _checked(value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
-        raise TypeError(f"{shown(value)} is no {kind.__name__}")
+        raise TypeError(f"{described(value)} is no {kind.__name__}")
     return value
 
 
 def _natural(value: Any) -> int:
     if not is_size(value):
-        raise ValueError(f"{shown(value)} is no size")
+        raise ValueError(f"{described(value)} is no size")
     return value
 
 
 def _shape(value: Any) -> tuple[int, ...]:
     if not isinstance(value, tuple | list) or not is_shape(list(value)):
-        raise ValueError(f"{shown(value)} is no shape")
+        raise ValueError(f"{described(value)} is no shape")
     return tuple(value)
 
 
 def _dtype(value: Any) -> str:
-    name = str(value).removeprefix("torch.")
-    if not isinstance(value, Global) or name not in DTYPES:
-        raise ValueError(f"{shown(value)} is no dtype known here: a newer milepost may know it")
-    return name
+    if isinstance(value, Global) and value.module == "torch" and value.name in DTYPES:
+        return value.name
+    raise ValueError(f"{described(value)} is no dtype known here: a newer milepost may know it")
 
 
 def _storage_dtype(cls: Any) -> str:
@@ -158,7 +187,7 @@ def _storage_dtype(cls: Any) -> str:
             return "uint8"
         if cls.name.removesuffix("Storage") in _STORAGES:
             return _STORAGES[cls.name.removesuffix("Storage")]
-    raise ValueError(f"{shown(cls)} is no kind of storage known here")
+    raise ValueError(f"{described(cls)} is no kind of storage known here")
 
 
 # Tensors
@@ -173,7 +202,7 @@ def _tensor(
     strides = _checked(tuple(stride), tuple)
     shape = _shape(size)
     if len(strides) != len(shape) or not all(map(is_size, strides)):
-        raise ValueError(f"{shown(stride)} are no strides of the shape {list(shape)}")
+        raise ValueError(f"{described(stride)} are no strides of the shape {list(shape)}")
     start = _natural(offset)
     if storage.start:
         start += storage.start * itemsize(storage.dtype) // itemsize(own)
@@ -190,7 +219,7 @@ def _tensor_v3(*args: Any) -> Tensor:
 
 def _quantised(storage: Any, offset: Any, size: Any, stride: Any, how: Any, *_: Any) -> object:
     raw = _tensor(storage, offset, size, stride)
-    scheme = str(how[0])
+    scheme = str(_checked(how[0], Global))
     if scheme == "torch.per_tensor_affine":
         scale, zero = how[1], how[2]
         kind = f"{raw.dtype}, scale {float(scale)!r}, zero point {int(zero)}"
@@ -198,7 +227,7 @@ def _quantised(storage: Any, offset: Any, size: Any, stride: Any, how: Any, *_: 
     if scheme.startswith("torch.per_channel_affine"):
         names = ("int_repr", "scales", "zero_points", "axis")
         return dict(zip(names, (raw, *how[1:4]), strict=True))
-    raise ValueError(f"{shown(how)} is no way to quantise that is known here")
+    raise ValueError(f"{described(how)} is no way to quantise that is known here")
 
 
 _PARTS = {
@@ -211,7 +240,7 @@ _PARTS = {
 
 
 def _sparse(layout: Any, data: Any) -> dict[str, object]:
-    names = _PARTS[layout]
+    names = _PARTS[_checked(layout, str)]
     parts, size = data[: len(names)], data[len(names)]
     if not all(isinstance(part, Tensor) for part in parts):
         raise TypeError("the parts of a sparse tensor are no tensors")
@@ -239,8 +268,8 @@ def _bytes_of(text: Any, encoding: Any = "latin1") -> bytes:
         encoding not in ("latin1", "latin-1", "utf-8", "ascii")
         or len(_checked(text, str)) > 1 << 27
     ):
-        raise ValueError(f"bytes in the encoding {shown(encoding)}")
-    return str(text).encode(encoding)
+        raise ValueError(f"bytes in the encoding {described(encoding)}")
+    return str(_checked(text, str)).encode(encoding)
 
 
 def _bytes(*args: Any) -> bytes:
@@ -254,7 +283,9 @@ def _mapping(*args: Any) -> dict[Any, Any]:
     items = args[0].items() if isinstance(args[0], dict) else args[0]
     result = {}
     for key, value in items:
-        if not isinstance(key, str | int | float | bytes):
+        if not isinstance(key, str | int | float | bytes) or (
+            isinstance(key, int) and key.bit_length() > 64
+        ):
             raise TypeError("a dict with such keys")
         result[key] = value
     return result
@@ -273,11 +304,11 @@ def _path(*parts: Any) -> str:
 
 
 def _text_of(*args: Any) -> str:
-    return shown(args[0] if len(args) == 1 else args).strip("'")
+    return ", ".join(described(arg).strip("'") for arg in args[:3])
 
 
 def _device(kind: Any, index: Any = None) -> str:
-    return f"{kind}" if index is None else f"{kind}:{index}"
+    return described(kind).strip("'") + ("" if index is None else f":{described(index)}")
 
 
 def _complex(real: Any, imaginary: Any) -> Held:

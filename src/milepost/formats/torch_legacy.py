@@ -13,14 +13,13 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from milepost.encodings.pickle import read_pickle
+from milepost.encodings.pickle import described, read_pickle
 from milepost.errors import DamagedError, VersionError
 from milepost.formats.place import Place as FilePlace
 from milepost.formats.torch_calls import Builder
 from milepost.formats.torch_records import Place, Records
 from milepost.formats.torch_tree import Tree
 from milepost.formats.torch_values import Storage, itemsize
-from milepost.limits import shown
 from milepost.snapshot import Description, Snapshot, closing_on_error
 from milepost.source import ByteSource, read_exactly
 
@@ -72,7 +71,7 @@ def _read_head(file: ByteSource, builder: Builder) -> tuple[dict[Any, Any], int]
         raise DamagedError(f"{file.name} does not begin as a PyTorch file does")
     if protocol != _PROTOCOL:
         raise VersionError(
-            f"{file.name} is of protocol {shown(protocol)}, expected {_PROTOCOL}: save it with "
+            f"{file.name} is of protocol {described(protocol)}, expected {_PROTOCOL}: save it with "
             "a current PyTorch"
         )
     return system, position
@@ -80,13 +79,13 @@ def _read_head(file: ByteSource, builder: Builder) -> tuple[dict[Any, Any], int]
 
 def _places(file: ByteSource, builder: Builder, keys: Any, position: int) -> dict[str, Place]:
     """Where each storage lies, which its predecessors tell."""
-    if not isinstance(keys, list) or len(set(map(str, keys))) != len(keys):
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise DamagedError(f"{file.name} has no list of its storages")
     places: dict[str, Place] = {}
     for key in keys:
-        storage = builder.storages.get(key) if isinstance(key, str) else None
-        if storage is None:
-            raise DamagedError(f"{file.name} has a storage {shown(key)} that nothing refers to")
+        storage = builder.storages.get(key)
+        if storage is None or key in places:
+            raise DamagedError(f"{file.name} has a storage {described(key)} twice, or for nothing")
         count = int.from_bytes(read_exactly(file, position, 8), "little")
         if count != storage.numel:
             raise DamagedError(

@@ -129,7 +129,8 @@ def held(array: Array) -> ForeignArray:
     """The record of an array in memory."""
 
     def read(box: Box) -> Array:
-        return np.array(array[tuple(slice(start, max(start, stop)) for start, stop in box)])
+        part = array[tuple(slice(start, max(start, stop)) for start, stop in box)]
+        return np.array(part, array.dtype.newbyteorder("="), order="C")
 
     return ForeignArray(dtypes.dtype_name(array.dtype), array.shape, (), read)
 

@@ -12,12 +12,11 @@ import re
 
 from milepost.encodings.pickle import Call
 from milepost.encodings.zip import Archive
-from milepost.errors import DamagedError, UntrustedError
-from milepost.formats.torch_tree import Tree, attributes, is_object
+from milepost.errors import DamagedError
+from milepost.formats.torch_tree import Budget, Tree, attributes, is_object, key_text
 from milepost.formats.torch_values import Tensor
 
 _MAX_CODE, _MAX_ALL_CODE = 16 << 20, 64 << 20
-_MAX_DEPTH, _MAX_OBJECTS = 100, 100_000
 _CLASS = re.compile(
     rb"^class (\w{1,1000})\(Module\):\n"
     rb"  __parameters__ = \[([^\]\n]{0,1000000})\]\n"
@@ -45,16 +44,14 @@ def add_script(tree: Tree, value: object, archive: Archive, root: str) -> None:
         raise DamagedError(f"{archive.file.name} is a TorchScript archive without a module")
     saved = _saved_names(archive, root)
     work: list[tuple[str, Call, int]] = [("", value, 0)]
-    count = 0
+    budget = Budget(archive.file.name)
     while work:
         prefix, module, depth = work.pop()
-        count += 1
-        if depth > _MAX_DEPTH or count > _MAX_OBJECTS or len(prefix) > 1 << 14:
-            raise UntrustedError(f"{archive.file.name} has modules nested without end")
         cls = str(module.function)
         tree.note(cls)
         for key, child in attributes(module).items():
-            name = f"{prefix}{key}"
+            budget.spend(prefix, depth)
+            name = f"{prefix}{key_text(key)}"
             if is_object(child):
                 work.append((f"{name}.", child, depth + 1))
             elif key in saved.get(cls, ()):

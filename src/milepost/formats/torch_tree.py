@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, TypeAlias, TypeGuard
 
-from milepost.encodings.pickle import Call, Global
+from milepost.encodings.pickle import Call, Global, described
 from milepost.errors import DamagedError, UntrustedError
 from milepost.formats.names import Unique
 from milepost.formats.numpy_pickles import array_of
@@ -24,6 +25,7 @@ _MAX_DEPTH = 100
 # Of what is walked, shared values once for each name that leads to them.
 _MAX_VISITS, _MAX_NAME_BYTES = 300_000, 64 << 20
 _MAX_SHOWN = 200
+_OF_MODULES = ("_parameters", "_buffers", "_modules")
 
 
 @dataclass(slots=True)
@@ -47,6 +49,7 @@ class Tree:
             UntrustedError: it is made to exhaust whoever walks it.
         """
         self._visits += 1
+        self._name_bytes += len(name)
         if self._visits > _MAX_VISITS or self._name_bytes > _MAX_NAME_BYTES:
             raise UntrustedError(
                 f"{self.file} unfolds to more than {self._visits - 1:,} values, more than any model"
@@ -83,7 +86,6 @@ class Tree:
             self.leave_out(name, f"a {type(value).__name__} is no leaf")
             return
         name = self._unique(name or "value")
-        self._name_bytes += len(name)
         self.leaves[name] = value
 
     def _array(self, call: Call, name: str) -> Held | None:
@@ -129,15 +131,15 @@ def _children(value: object, note: Callable[[str], None]) -> _Children | None:
         return iter(enumerate(sorted(value, key=_sort_key)))
     if is_object(value):
         note(str(value.function))
-        state = attributes(value)
-        if is_module(state):
-            return module_leaves(state, note)
-        return iter([*enumerate(value.items), *value.pairs, *state.items()])
+        module = _module(value)
+        if module is not None:
+            return _module_leaves(module, note)
+        return chain(enumerate(value.items), value.pairs, attributes(value).items())
     return None
 
 
 def _sort_key(value: object) -> tuple[str, str]:
-    return type(value).__name__, str(value) if isinstance(value, str | Global) else repr(value)[:99]
+    return type(value).__name__, described(value)
 
 
 def is_object(value: object) -> TypeGuard[Call]:
@@ -147,8 +149,9 @@ def is_object(value: object) -> TypeGuard[Call]:
 
 def attributes(value: Call) -> dict[Any, Any]:
     """The attributes of an object: its state, or of one with slots both its parts."""
-    state = value.state
-    parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+    if isinstance(value.state, dict):
+        return value.state
+    parts = value.state if isinstance(value.state, tuple) and len(value.state) == 2 else ()
     found: dict[Any, Any] = {}
     for part in parts:
         if isinstance(part, dict):
@@ -156,43 +159,63 @@ def attributes(value: Call) -> dict[Any, Any]:
     return found
 
 
-def is_module(state: dict[Any, Any]) -> bool:
-    """Whether these are the attributes of a `torch.nn.Module`."""
-    return all(isinstance(state.get(key), dict) for key in ("_parameters", "_buffers", "_modules"))
+def _module(value: object) -> dict[Any, Any] | None:
+    """The attributes of an object that is a `torch.nn.Module`."""
+    state = value.state if is_object(value) else None
+    if isinstance(state, dict) and all(isinstance(state.get(key), dict) for key in _OF_MODULES):
+        return state
+    return None
 
 
-def module_leaves(module: dict[Any, Any], note: Callable[[str], None]) -> _Children:
+def _module_leaves(module: dict[Any, Any], note: Callable[[str], None]) -> _Children:
     """The parameters and persistent buffers of a module and of those inside of it."""
-    work: list[tuple[str, dict[Any, Any], int]] = [("", module, 0)]
-    count = 0
+    work = [("", module, 0)]
+    budget = Budget("a file")
     while work:
         prefix, state, depth = work.pop()
-        count += 1
-        if depth > _MAX_DEPTH or count > _MAX_VISITS or len(prefix) > 1 << 14:
-            raise UntrustedError(f"modules are nested deeper than {_MAX_DEPTH}, or in themselves")
-        hidden = state.get("_non_persistent_buffers_set", ())
-        hidden = hidden if isinstance(hidden, set | frozenset | list | tuple) else ()
+        hidden = state.get("_non_persistent_buffers_set")
+        hidden = hidden if isinstance(hidden, set | frozenset | list) else ()
         for kind in ("_parameters", "_buffers"):
             for key, value in state[kind].items():
+                budget.spend(prefix, depth)
                 if value is not None and not (kind == "_buffers" and key in hidden):
-                    yield f"{prefix}{_key(key)}", value
+                    yield f"{prefix}{key_text(key)}", value
         inner = []
         for key, child in state["_modules"].items():
-            if is_object(child) and is_module(attributes(child)):
+            budget.spend(prefix, depth)
+            attributes_of_child = _module(child)
+            if attributes_of_child is not None:
                 note(str(child.function))
-                inner.append((f"{prefix}{_key(key)}.", attributes(child), depth + 1))
+                inner.append((f"{prefix}{key_text(key)}.", attributes_of_child, depth + 1))
         work.extend(reversed(inner))
 
 
+@dataclass(slots=True)
+class Budget:
+    """What walking the modules of a file may cost: a shared one may be in as many places."""
+
+    file: str
+    _steps: int = 0
+    _bytes: int = 0
+
+    def spend(self, prefix: str, depth: int) -> None:
+        """Take one more step below `prefix`, or raise UntrustedError."""
+        self._steps += 1
+        self._bytes += len(prefix)
+        if depth > _MAX_DEPTH or self._steps > _MAX_VISITS or self._bytes > _MAX_NAME_BYTES:
+            raise UntrustedError(f"{self.file} has modules that are nested without end")
+
+
 def _joined(name: str, key: object) -> str:
-    return join(name, _key(key)) if name else _key(key)
+    return join(name, key_text(key))
 
 
-def _key(key: object) -> str:
+def key_text(key: object) -> str:
+    """How a key reads inside a name."""
     if isinstance(key, str):
         return _printable(key) if key else "''"
     if isinstance(key, tuple):
-        return "(" + ", ".join(map(_key, key)) + ")"
+        return "(" + ", ".join(map(key_text, key)) + ")"
     if key is None or isinstance(key, bool | int | float | bytes | Global):
         return str(key)
     return f"a {type(key).__name__}"
