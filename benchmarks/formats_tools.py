@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pickle
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ LARGE = 1 << 20  # elements: an array above is only sliced
 
 def numbers(value: Any) -> Iterator[float]:
     """The sums of all arrays in a nested value: it has to be read for them."""
+    if isinstance(value, float):  # a sum already
+        yield value
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
@@ -42,7 +46,7 @@ class Reader:
 
 def _milepost(tool: Any, path: str) -> Any:
     with tool.open(path) as snapshot:
-        return list(numbers([snapshot[name] for name in snapshot])), dict(snapshot.facts())
+        return list(numbers([snapshot[name] for name in snapshot]))
 
 
 def _safetensors(tool: Any, path: str) -> Any:
@@ -195,23 +199,42 @@ sys.exit(1 if unsafe else 2 if unsure else 0)
 
 @dataclass(frozen=True, slots=True)
 class Scanner:
-    """A scanner: its command, and what its exit statuses mean. Others mean "cannot tell"."""
+    """A scanner: its command before the path, and how to tell what it said.
+
+    Anything that is neither flagged nor called clean is "cannot tell", which is no "clean".
+    """
 
     title: str
-    command: tuple[str, ...]  # before the path
-    clean: int = 0
-    flags: int = 1
+    command: tuple[str, ...]
+    flagged: Callable[[int, str], bool]
+    clean: Callable[[int, str], bool]
+
+
+def _status(wanted: int) -> Callable[[int, str], bool]:
+    return lambda status, _: status == wanted
+
+
+def _picklescan_flags(_: int, text: str) -> bool:
+    return re.search(r"Infected files: [1-9]", text) is not None
+
+
+def _picklescan_clean(status: int, text: str) -> bool:
+    """It ends with 0 as well where it looked into nothing, and says so."""
+    return status == 0 and re.search(r"Scanned files: [1-9]", text) is not None
 
 
 def scanners(python: str | None) -> list[Scanner]:
     """milepost's, and those of the environment that a Python interpreter belongs to."""
-    ours = Scanner("`milepost scan`", (sys.executable, "-m", "milepost", "scan"), flags=6)
-    if python is None:
-        return [ours]
-    folder = python.rpartition("/")[0]
-    return [
-        ours,
-        Scanner("picklescan", (f"{folder}/picklescan", "-p")),
-        Scanner("modelscan", (f"{folder}/modelscan", "scan", "-p")),
-        Scanner("fickling", (python, "-c", _FICKLING)),
-    ]
+    command = (sys.executable, "-m", "milepost", "scan")
+    found = [Scanner("`milepost scan`", command, _milepost_flags, _status(0))]
+    if python is not None:
+        folder, flags, clean = os.path.dirname(python), _status(1), _status(0)
+        command = (f"{folder}/picklescan", "-p")
+        found.append(Scanner("picklescan", command, _picklescan_flags, _picklescan_clean))
+        found.append(Scanner("modelscan", (f"{folder}/modelscan", "scan", "-p"), flags, clean))
+        found.append(Scanner("fickling", (python, "-c", _FICKLING), flags, clean))
+    return found
+
+
+def _milepost_flags(status: int, text: str) -> bool:
+    return status == 6 and re.search(r": (dangerous|suspicious) \(", text) is not None

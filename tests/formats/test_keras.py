@@ -24,6 +24,7 @@ def files(tmp_path_factory):
     import keras
 
     folder = tmp_path_factory.mktemp("keras")
+    keras.utils.clear_session()  # or layers are numbered on from other tests
     keras.utils.set_random_seed(7)
     model = keras.Sequential(
         [

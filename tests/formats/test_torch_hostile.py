@@ -219,6 +219,71 @@ _BOMBS = {
     + text("f8,(9999999,99999)f8")
     + b"tRC\x08xxxxxxxxtR.",
 }
+_LAUGHS = laughs(60, 10)[:-1]
+_LONG = text("x" * (1 << 20))
+_TYPED = b"ctorch._tensor\n_rebuild_from_type_v2\nq\x01"
+_BOMBS |= {
+    "a long text, encoded often": _LONG
+    + b"q\x000("
+    + b"c_codecs\nencode\n(h\x00X\x06\x00\x00\x00latin1tR" * 1000
+    + b"l.",
+    "paths of paths": text("x")
+    + b"q\x000"
+    + b"cpathlib\nPosixPath\n(h\x00h\x00tRq\x000" * 40
+    + b"h\x00.",
+    "devices of devices": text("x")
+    + b"q\x000"
+    + b"ctorch\ndevice\n(h\x00h\x00tRq\x000" * 40
+    + b"R.",
+    "a list, copied often": b"]q\x00("
+    + b"N" * 100_000
+    + b"e0("
+    + b"cbuiltins\nset\n(h\x00tR" * 20_000
+    + b"l.",
+    "laughs for a stride": tensor()[:-1] + _LAUGHS + b"q\x7f0"
+    b"ctorch._utils\n_rebuild_tensor\n(("
+    + text("storage")
+    + b"ctorch\nFloatStorage\n"
+    + text("0")
+    + text("cpu")
+    + b"K\x04tQK\x00h\x7fh\x7ftR.",
+    "laughs for an id": _LAUGHS + b"Q.",
+    "laughs for a layout": b"K\x01q\x00"
+    + b"h\x00h\x00h\x00\x87q\x00" * 60
+    + b"0ctorch._utils\n_rebuild_sparse_tensor\n(h\x00)tR.",
+    "laughs for a scheme": b"ctorch._utils\n_rebuild_qtensor\n(("
+    + text("storage")
+    + b"ctorch\nCharStorage\n"
+    + text("0")
+    + text("cpu")
+    + b"K\x04tQK\x00))"
+    + _LAUGHS
+    + b"tR.",
+    "laughs for a function": _LAUGHS + b")R.",
+    "laughs for a dtype": b"cnumpy._core.multiarray\nscalar\n(" + _LAUGHS + b"C\x01xtR.",
+    "laughs in a set": b"\x80\x04\x8f(ca\nB\n)\x81" + _LAUGHS + b"bca\nB\n)\x81h\x3bb\x90.",
+    "types of types": b"Nq\x000"
+    + _TYPED
+    + b"0"
+    + b"(h\x01Nh\x00Ntq\x000" * 20_000
+    + b"h\x01h\x00R.",
+    "objects of objects": b"ccopyreg\n__newobj__\nq\x00(" + b"h\x00" * 200_000 + b"tR)R.",
+    "a long key, walked often": b"}" + _LONG + b"](" + b"]" * 300_000 + b"es.",
+    "colliding keys of an ordered dict": b"ccollections\nOrderedDict\n(]("
+    + b"".join(
+        b"(\x8a\x10" + (n * (2**61 - 1)).to_bytes(16, "little") + b"Nt" for n in range(60_000)
+    )
+    + b"etR.",
+    "a module in itself many times": b"ca\nB\n)\x81q\x00}("
+    + text("_parameters")
+    + b"}"
+    + text("_buffers")
+    + b"}"
+    + text("_modules")
+    + b"}("
+    + b"".join(text(str(n)) + b"h\x00" for n in range(1000))
+    + b"uub.",
+}
 _HARMLESS = {"a dict in itself", "an array of objects", "an array of a dtype by code"}
 
 

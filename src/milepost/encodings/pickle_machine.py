@@ -17,7 +17,7 @@ _MAX_SETS = 250_000  # each is as large as four other containers
 _MAX_MARKS = 10_000
 _MAX_INTEGER_BYTES = 1024
 # NumPy and PyTorch hash tuples of numbers without a secret, so keys can be made to collide.
-_MAX_TUPLE_KEYS, _MAX_KEY_ITEMS = 2_000, 16
+_MAX_TUPLE_KEYS, _MAX_KEY_ITEMS = 1_000, 16
 _END = object()  # of the operations
 _SIMPLE = (str, bytes, float, bool, type(None))
 

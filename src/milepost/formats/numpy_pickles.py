@@ -16,7 +16,7 @@ from milepost.limits import is_shape
 
 # What numbers are called there; 16 bytes may be more than a machine's long double has.
 _NUMBERS = re.compile(r"[biu][1248]|f[248]|c8|c16")
-# A scalar of Python 2 is a text; a text as long as an array would be copied as often as it is named.
+# A scalar of Python 2 is a text. One as long as an array would be copied wherever it is named.
 _MAX_TEXT = 64
 _RECONSTRUCT = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 _SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")

@@ -1,8 +1,9 @@
-"""ONNX models: the initialisers of their graphs, those of graphs in nodes included.
+"""ONNX models: the initialisers and constants of their graphs, of graphs in nodes, too.
 
 A tensor in the branch of an `If`, or the body of a `Loop`, is named by the node, the attribute
 and itself: `decide/then_branch/weight`. Of a sparse one there are `weight/values` and
-`weight/indices`. Functions, and constants that stand in nodes, are part of the program.
+`weight/indices`. The tensor of a `Constant` has the name of the node's output. Functions, and
+numbers that are other attributes of nodes, are part of the program.
 """
 
 from __future__ import annotations

@@ -15,10 +15,12 @@ from milepost.errors import DamagedError
 from milepost.formats.names import MAX_NAME_BYTES, Unique, leaf_name, text
 
 _MAX_DEPTH = 30  # of graphs inside graphs
-# A node is read whole to see whether a graph is in it, unless it is as long as a weight.
+# A node is read whole to see whether there is more to it, unless it is as long as a weight.
 _MAX_NODE = 1 << 14
-# How an attribute that has a graph, or several, says so. From IR version 3 on each has to.
-_GRAPH_TYPES = (b"\xa0\x01\x05", b"\xa0\x01\x0a")
+_CONSTANT = "Constant"
+# How a constant says what it is; and an attribute that has a graph, or several, which from IR
+# version 3 on each has to.
+_MARKS = (b"\x22\x08Constant", b"\xa0\x01\x05", b"\xa0\x01\x0a")
 # What is shown of a model's inputs, outputs, operator sets and properties.
 _MOST_SHOWN = 256
 
@@ -31,6 +33,9 @@ MESSAGES = {_PRODUCER, _PRODUCER_VERSION, _DOMAIN, _DOC, GRAPH, _OPSET, _PROPERT
 MESSAGES |= {_TRAINING, _FUNCTION, _CONFIGURATION}
 # GraphProto
 _NODE, _INITIALIZER, _INPUT, _OUTPUT, _SPARSE = 1, 5, 11, 12, 15
+# NodeProto and AttributeProto
+_NODE_OUTPUT, _NODE_NAME, _OPERATOR, _ATTRIBUTE = 2, 3, 4, 5
+_VALUE, _INNER_GRAPH, _INNER_GRAPHS, _SPARSE_VALUE = 5, 6, 11, 22
 # TensorProto: its sizes may be packed. Each field of values serves several types.
 _DIMS, _TYPE, _SEGMENT, _NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 3, 8, 9, 13, 14
 FLOATS, INT32S, STRINGS, INT64S, DOUBLES, UINT64S = 4, 5, 6, 7, 10, 11
@@ -134,21 +139,27 @@ class _Parser:
         self._result.tensors[name] = tensor
 
     def _node(self, node: Span, prefix: str, index: int, depth: int) -> None:
-        """Go on with the graphs in a node: the branches of an `If`, the body of a `Loop`."""
+        """A constant; or go on with a node's graphs: an `If`'s branches, the body of a `Loop`."""
         if node.length <= _MAX_NODE:
             data = self._pages.read(*node)
-            if not any(mark in data for mark in _GRAPH_TYPES):
+            if not any(mark in data for mark in _MARKS):
                 return
-        name, operator, attributes = "", "", []
+        name, operator, output, attributes = "", "", b"", []
         for number, value in walk(self._pages, node):
             if not isinstance(value, Span):
                 continue
-            if number == 3:
+            if number == _NODE_NAME:
                 name = self._text(value)
-            elif number == 4:
+            elif number == _OPERATOR:
                 operator = self._text(value)
-            elif number == 5:
+            elif number == _NODE_OUTPUT:
+                output = output or self._pages.read(*self._short(value))
+            elif number == _ATTRIBUTE:
                 attributes.append(value)
+        if operator == _CONSTANT:
+            for attribute in attributes if output else ():
+                self._constant(prefix + leaf_name(output, self._file), attribute)
+            return
         label = ""
         for attribute in attributes:
             attribute_name, graphs = self._graphs(attribute)
@@ -159,16 +170,25 @@ class _Parser:
                 inner = leaf_name(f"{label}/{last}/".encode(), self._file)
                 self._graph(graph, self._unique(inner), depth + 1)
 
+    def _constant(self, name: str, attribute: Span) -> None:
+        """The tensor in a constant. Some exporters, Paddle's for one, keep all weights in those."""
+        for number, value in walk(self._pages, attribute):
+            if isinstance(value, Span) and number == _VALUE:
+                self._add(name, self._tensor(value))
+            elif isinstance(value, Span) and number == _SPARSE_VALUE:
+                self._sparse(value, "", name)
+
     def _graphs(self, attribute: Span) -> tuple[str, list[Span]]:
         name, graphs = "", []
         for number, value in walk(self._pages, attribute):
             if isinstance(value, Span) and number == 1:
                 name = self._text(value)
-            elif isinstance(value, Span) and number in (6, 11):
+            elif isinstance(value, Span) and number in (_INNER_GRAPH, _INNER_GRAPHS):
                 graphs.append(value)
         return name, graphs
 
-    def _sparse(self, message: Span, prefix: str) -> None:
+    def _sparse(self, message: Span, prefix: str, name: str = "") -> None:
+        """Two tensors, under a name that is given, or that of the values."""
         parts: dict[int, Tensor] = {}
         dims: list[int] = []
         for number, value in walk(self._pages, message):
@@ -178,7 +198,7 @@ class _Parser:
                 dims += self._integers(value)
         if parts.keys() != {1, 2}:
             raise ValueError("a sparse tensor without its values or its indices")
-        name = prefix + leaf_name(parts[1].name.encode(), self._file)
+        name = name or prefix + leaf_name(parts[1].name.encode(), self._file)
         self._result.sparse[name] = dims
         self._add(f"{name}/values", parts[1])
         self._add(f"{name}/indices", parts[2])

@@ -175,6 +175,8 @@ def _module_leaves(module: dict[Any, Any], note: Callable[[str], None]) -> _Chil
         prefix, state, depth = work.pop()
         hidden = state.get("_non_persistent_buffers_set")
         hidden = hidden if isinstance(hidden, set | frozenset | list) else ()
+        budget.spend(prefix, depth, len(hidden))
+        hidden = {key for key in hidden if isinstance(key, str)}
         for kind in ("_parameters", "_buffers"):
             for key, value in state[kind].items():
                 budget.spend(prefix, depth)
@@ -198,9 +200,9 @@ class Budget:
     _steps: int = 0
     _bytes: int = 0
 
-    def spend(self, prefix: str, depth: int) -> None:
-        """Take one more step below `prefix`, or raise UntrustedError."""
-        self._steps += 1
+    def spend(self, prefix: str, depth: int, steps: int = 1) -> None:
+        """Take further steps below `prefix`, or raise UntrustedError."""
+        self._steps += steps
         self._bytes += len(prefix)
         if depth > _MAX_DEPTH or self._steps > _MAX_VISITS or self._bytes > _MAX_NAME_BYTES:
             raise UntrustedError(f"{self.file} has modules that are nested without end")

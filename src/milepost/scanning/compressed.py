@@ -10,6 +10,12 @@ from typing import Protocol
 
 
 class Inflater(Protocol):
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
@@ -19,21 +25,28 @@ def inflater_for(start: bytes) -> Callable[[], Inflater] | None:
         return lambda: zlib.decompressobj(31)
     if start.startswith(b"BZh"):
         return bz2.BZ2Decompressor
-    if start.startswith((b"\xfd7zXZ\x00", b"\x5d\x00\x00")):
-        return _Lzma
+    if start.startswith((b"\xfd7zXZ\x00", b"\x5d\x00")):
+        return lambda: lzma.LZMADecompressor(memlimit=256 << 20)
     if start[:2] in (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda"):
         return zlib.decompressobj
     return None
 
 
-class _Lzma:
-    """As the others: its own error is a ValueError."""
+def inflated(make: Callable[[], Inflater], packed: bytes, limit: int) -> tuple[bytes, bool]:
+    """What bytes unpack to, `limit` of it at most, and whether that is all and nothing is broken.
 
-    def __init__(self) -> None:
-        self._inner = lzma.LZMADecompressor(memlimit=256 << 20)
-
-    def decompress(self, data: bytes, max_length: int, /) -> bytes:
-        try:
-            return self._inner.decompress(data, max_length)
-        except lzma.LZMAError as error:
-            raise ValueError(str(error)) from None
+    Streams that follow one another are one file: Python's own readers take them so.
+    """
+    parts: list[bytes] = []
+    left = limit
+    try:
+        while packed and left > 0:
+            inflater = make()
+            parts.append(inflater.decompress(packed, left))
+            left -= len(parts[-1])
+            packed = inflater.unused_data.lstrip(b"\0")  # as padding
+            if not inflater.eof:
+                return b"".join(parts), False
+    except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError):
+        return b"".join(parts), False
+    return b"".join(parts), not packed

@@ -15,14 +15,15 @@ _CODE = {
     "TFSMLayer": "loads a SavedModel from a path of the file's choice",
     "__torch_module__": "unpickles a PyTorch module of the file",
 }
-_OWN = (
-    "keras",
-    "keras_hub",
-    "keras_nlp",
-    "keras_cv",
-    "keras_tuner",
-    "tensorflow.keras",
-    "tf_keras",
+_OWN = ("tensorflow.keras", "tf_keras", "keras")
+_OTHERS = frozenset({"keras_hub", "keras_nlp", "keras_cv", "keras_tuner"})
+# The parts of Keras that models are made of. By others a file downloads, loads or sets something:
+# `keras.utils.get_file`, `keras.config.enable_unsafe_deserialization`.
+_PARTS = frozenset(
+    """
+    activations constraints dtype_policies engine initializers layers losses metrics models ops
+    optimizers quantizers random regularizers mixed_precision
+    """.split()  # noqa: SIM905
 )
 _DEEPEST = 200
 
@@ -48,14 +49,43 @@ def _scan_object(config: dict[str, Any], where: str, path: str) -> Iterator[Find
         return
     if "function_type" in config and config["function_type"] == "lambda":
         yield Finding(Severity.DANGEROUS, where, path or "/", _CODE["__lambda__"])
-    if isinstance(module, str) and module and not _is_own(module):
-        yield Finding(
-            Severity.SUSPICIOUS, where, f"{module}.{name} at {path or '/'}", "imports this module"
-        )
+    if isinstance(module, str) and module:
+        yield from _scan_module(module, name, config, where, path)
     elif isinstance(name, str) and config.get("registered_name") not in (None, name, "function"):
         why = "needs a class of somebody's own, by this registered name"
         yield Finding(Severity.NOTE, where, f"{config['registered_name']} at {path or '/'}", why)
 
 
-def _is_own(module: str) -> bool:
-    return any(module == own or module.startswith(f"{own}.") for own in _OWN)
+def _scan_module(
+    module: str, name: object, config: dict[str, Any], where: str, path: str
+) -> Iterator[Finding]:
+    if name == "function":
+        name = config.get("config")
+        if module == "builtins":  # so Keras calls functions that are handed to it as objects
+            why = "needs a function of somebody's own, or of Keras's, by this name"
+            yield Finding(Severity.NOTE, where, f"{name} at {path or '/'}", why)
+            return
+    called = f"{module}.{name} at {path or '/'}"
+    part = _part(module)
+    if part is None:
+        yield Finding(Severity.SUSPICIOUS, where, called, "imports this module")
+    elif not isinstance(name, str) or not name.isidentifier() or not _is_for_models(part, name):
+        why = "is no part of a model: Keras calls it when the model is loaded"
+        yield Finding(Severity.SUSPICIOUS, where, called, why)
+
+
+def _part(module: str) -> list[str] | None:
+    """Where in Keras a module is; None if it is none of Keras's."""
+    if module.partition(".")[0] in _OTHERS:
+        return ["layers"]
+    for own in _OWN:
+        if module == own or module.startswith(f"{own}."):
+            return [p for p in module[len(own) :].split(".") if p not in ("", "src", "api", "_v2")]
+    return None
+
+
+def _is_for_models(part: list[str], name: str) -> bool:
+    # `keras.Model`, and not `keras.models.load_model`.
+    if not part or part[0] in ("models", "engine"):
+        return name[:1].isupper()
+    return part[0] in _PARTS

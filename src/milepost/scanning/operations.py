@@ -6,7 +6,9 @@ read and write files of the graph's choice.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 from milepost.encodings.protobuf import fields
 from milepost.scanning.report import Finding, Severity
@@ -52,6 +54,31 @@ def scan_saved_model(data: memoryview, where: str) -> Iterator[Finding]:
             times = "" if count == 1 else f" ({count} times)"
             severity = Severity.DANGEROUS if "Py" in operation else Severity.SUSPICIOUS
             yield Finding(severity, where, f"{operation}{times}", _EFFECTS[operation])
+
+
+def keras_configurations(data: memoryview, *, graph: bool) -> Iterator[Any]:
+    """What Keras keeps of its layers beside a SavedModel's graph, and makes them of again.
+
+    It is in `keras_metadata.pb`, or, with older versions, in the `graph` itself.
+
+    Raises:
+        ValueError: it is no message.
+    """
+    # SavedModel.meta_graphs, MetaGraphDef.object_graph_def, SavedObjectGraph.nodes,
+    # SavedObject.user_object, SavedUserObject.metadata; SavedMetadata.nodes, SavedObject.metadata
+    for text in _inner(data, (2, 7, 1, 4, 3) if graph else (1, 5)):
+        if bytes(text[:1]) in (b"{", b"["):
+            yield json.loads(bytes(text))
+
+
+def _inner(message: memoryview, way: tuple[int, ...]) -> Iterator[memoryview]:
+    """Every field of bytes to which a way of field numbers leads."""
+    if not way:
+        yield message
+        return
+    for number, value in fields(message):
+        if number == way[0] and isinstance(value, memoryview):
+            yield from _inner(value, way[1:])
 
 
 def _operations(meta: memoryview) -> Iterator[str]:

@@ -18,14 +18,14 @@ from milepost.formats.keras_config import KerasSnapshot
 from milepost.opening import Path
 from milepost.scanning.content import Budget, ContentScanner
 from milepost.scanning.keras_config import scan_config
-from milepost.scanning.operations import scan_saved_model
+from milepost.scanning.operations import keras_configurations, scan_saved_model
 from milepost.scanning.report import Finding, ScanReport, Severity
 from milepost.snapshot import Snapshot
 from milepost.source import ByteSource, read_exactly
 from milepost.storage.local import LocalStorage, open_file
 from milepost.store import Store
 
-_SAVED_MODEL = "saved_model.pb"
+_SAVED_MODEL, _KERAS_METADATA = "saved_model.pb", "keras_metadata.pb"
 _MOST_GRAPH = 128 << 20
 
 
@@ -45,7 +45,7 @@ def scan(path: Path) -> ScanReport:
         raise PathNotFoundError(f"{root} does not exist")
     found: list[Finding] = []
     budget, files = Budget(), 0
-    for file, company in _files(root, root, None):
+    for file, company in _files(root, found):
         files += 1
         found += _scan_file(file, root, budget, company)
     if os.path.isdir(root):
@@ -53,24 +53,33 @@ def scan(path: Path) -> ScanReport:
     return ScanReport(root, files, tuple(found))
 
 
-def _files(path: str, root: str, company: str | None) -> Iterator[tuple[str, str | None]]:
-    """Every file below a path, with the folder of a known format that it belongs to, if any."""
-    if os.path.isdir(path) and not os.path.islink(path):
+def _files(root: str, found: list[Finding]) -> Iterator[tuple[str, str | None]]:
+    """Every file below a path, with the folder of a known format that it belongs to, if any.
+
+    What cannot be listed is added to the findings.
+    """
+    waiting: list[tuple[str, str | None]] = [(root, None)]
+    while waiting:
+        path, company = waiting.pop()
+        if not os.path.isdir(path) or (os.path.islink(path) and path != root):
+            yield path, company
+            continue
         if company is None and _is_known(path):
             company = path
-        for name in sorted(os.listdir(path)):
-            yield from _files(os.path.join(path, name), root, company)
-    else:
-        yield path, company
+        try:
+            names = sorted(os.listdir(path), reverse=True)
+        except OSError as error:
+            found.append(Finding(Severity.UNREADABLE, path, "unreadable", str(error)))
+            continue
+        waiting += [(os.path.join(path, name), company) for name in names]
 
 
 def _scan_file(path: str, root: str, budget: Budget, company: str | None) -> Iterator[Finding]:
     try:
-        if os.path.islink(path):
-            inside = os.path.realpath(root) + os.sep
-            if path != root and not os.path.realpath(path).startswith(inside):
-                target = os.readlink(path)
-                yield Finding(Severity.SUSPICIOUS, path, target, "a link that leads out of here")
+        is_link = os.path.islink(path) and path != root
+        if is_link and not _is_inside(os.path.realpath(path), root):
+            target = os.readlink(path)
+            yield Finding(Severity.SUSPICIOUS, path, target, "a link that leads out of here")
         if not stat.S_ISREG(os.stat(path).st_mode):
             yield Finding(Severity.DANGEROUS, path, "no file", "a pipe, a device, a folder's link")
             return
@@ -81,12 +90,23 @@ def _scan_file(path: str, root: str, budget: Budget, company: str | None) -> Ite
     try:
         known = company is not None or _is_known(path)
         yield from ContentScanner(budget, known=known).scan(source, path)
-        if os.path.basename(path) == _SAVED_MODEL:
+        if os.path.basename(path) in (_SAVED_MODEL, _KERAS_METADATA):
             yield from _scan_graph(source, path)
     finally:
         source.close()
     if _is_known(path):
         yield from _opened(path)
+
+
+def _is_inside(path: str, root: str) -> bool:
+    """Whether a file is in the folder that is scanned, or in the Hugging Face Hub's cache with it.
+
+    There `models--name/snapshots/revision/file` is a link to `models--name/blobs/digest`.
+    """
+    root = os.path.realpath(root)
+    cached, snapshots, _ = f"{root}/".rpartition("/snapshots/")
+    folders = [root, os.path.join(cached, "blobs")] if snapshots else [root]
+    return any(path.startswith(folder + os.sep) for folder in folders)
 
 
 def _is_known(path: str) -> bool:
@@ -118,6 +138,7 @@ def _opened(path: str) -> Iterator[Finding]:
     with opened:
         if isinstance(opened, KerasSnapshot):
             yield from scan_config(opened.structure.config, path)
+            yield from scan_config(opened.structure.training, path)
         for name in opened:
             yield from _plain(opened, path, name)
 
@@ -138,6 +159,10 @@ def _scan_graph(source: ByteSource, path: str) -> Iterator[Finding]:
         if source.size > _MOST_GRAPH:
             raise ValueError(f"it has {source.size:,} bytes, more than are looked into")
         data = memoryview(read_exactly(source, 0, source.size))
-        yield from scan_saved_model(data, path)
-    except ValueError as error:
+        graph = os.path.basename(path) == _SAVED_MODEL
+        if graph:
+            yield from scan_saved_model(data, path)
+        for config in keras_configurations(data, graph=graph):
+            yield from scan_config(config, path)
+    except (MilepostError, ValueError, RecursionError) as error:
         yield Finding(Severity.UNREADABLE, path, "a graph", str(error))

@@ -10,7 +10,7 @@ from milepost.source import ByteSource, read_exactly
 
 # What describes the data of the largest models is a few MB, and reading it costs some times as
 # much work. What a hostile file can ask for, by describing things over and over, ends here.
-_LEAST_WORK, _MOST_WORK, _WORK_PER_BYTE = 4 << 20, 32 << 20, 6
+_LEAST_WORK, _MOST_WORK, _WORK_PER_BYTE = 4 << 20, 48 << 20, 6
 _EACH = 64  # bytes of work: what it costs to look at one more thing
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
-from milepost.errors import UntrustedError, UsageError
+from milepost.errors import DamagedError, UntrustedError, UsageError
 from milepost.state import join
 
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -56,7 +56,12 @@ def restore_assets(model: keras.Model, assets: _Assets) -> None:
                     raise UntrustedError(f"the asset {name!r:.80} has a name that could be a path")
                 with open(os.path.join(folder, base), "wb") as file:
                     file.write(read())
-            part.load_assets(folder)
+            try:
+                part.load_assets(folder)
+            except Exception as error:  # a layer, of Keras or the user's, may raise anything
+                raise DamagedError(
+                    f"the assets of {path or 'the model'} cannot be loaded: {error}"
+                ) from error
 
 
 def _parts(model: keras.Model) -> Iterator[tuple[str, Any]]:

@@ -34,6 +34,7 @@ def build(structure: Any, custom_objects: Any, specs: Mapping[str, LeafSpec]) ->
     config = structure.config
     if structure.layout == _LEGACY:
         config = modern(config, structure.training)
+    list(trusted.nodes(config, "model"))  # which refuses what is nested too deeply to be copied
     config = copy.deepcopy(config)
     for _, node in trusted.nodes(config, "model"):
         # Keras has optimizers of its own for PyTorch, which no other backend can import.
