@@ -105,10 +105,10 @@ def test_millions_of_arrays_are_refused_soon(tmp_path):
         np.save(file, np.int8(1))
     one = (tmp_path / "a.eqx").read_bytes()
     (tmp_path / "a.eqx").write_bytes(one * 1_000_000)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(DamagedError, match="arrays"):
         milepost.open(tmp_path / "a.eqx")
-    assert time.perf_counter() - start < 4
+    assert time.process_time() - start < 4
 
 
 def test_opening_reads_headers_only(tmp_path):
@@ -118,10 +118,10 @@ def test_opening_reads_headers_only(tmp_path):
             np.lib.format.write_array_header_1_0(file, header)
             file.seek(1 << 30, 1)
         file.truncate()
-    start = time.perf_counter()
+    start = time.process_time()
     with milepost.open(tmp_path / "a.eqx") as snapshot:
         assert len(snapshot) == 3
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 def test_void_of_two_bytes_is_bfloat16_as_for_jax(tmp_path):

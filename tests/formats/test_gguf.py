@@ -223,10 +223,10 @@ def test_a_vocabulary_is_passed_over_quickly(tmp_path):
         struct.pack("<Q", len(w)) + w for w in (b"word %d" % i for i in range(700_000))
     )
     path.write_bytes(_file(keys=[("tokens", 9, struct.pack("<IQ", 8, 700_000) + words)]))
-    start = time.perf_counter()
+    start = time.process_time()
     with milepost.open(path) as snapshot:
         assert snapshot.metadata["tokens"]["count"] == 700_000
-    assert time.perf_counter() - start < 1.5
+    assert time.process_time() - start < 1.5
 
 
 def test_a_file_without_its_last_padding_is_sound(tmp_path):
@@ -331,10 +331,10 @@ _HOSTILE = {
 def test_hostile(tmp_path, name):
     path = tmp_path / "model.gguf"
     path.write_bytes(_HOSTILE[name])
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(DamagedError, match=r"model\.gguf"):
         milepost.open(path)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_versions(tmp_path):
@@ -357,9 +357,9 @@ def test_many_of_anything_takes_no_time(tmp_path):
     }
     for name, data in many.items():
         path.write_bytes(data)
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             milepost.open(path).close()
         except DamagedError:
             pass
-        assert time.perf_counter() - start < 2.5, name
+        assert time.process_time() - start < 2.5, name

@@ -97,10 +97,10 @@ def test_it_is_refused(make, libver, tmp_path):
     with h5py.File(path, "w", libver=libver) as file:
         file["x"] = np.arange(8.0)
         make(file)
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(MADE[make]):
         milepost.open(path)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_a_filter_of_a_plugin_is_not_loaded(tmp_path):

@@ -297,12 +297,12 @@ def test_a_large_file_is_opened_by_its_description(tmp_path):
         file.write(head)
         file.seek(size, os.SEEK_CUR)
         file.write(rest)
-    start = time.perf_counter()
+    start = time.process_time()
     with milepost.open(path) as snapshot:
         assert snapshot.spec("large").shape == (size // 4,)
         assert snapshot["large"][-2:].tolist() == [0, 0]
         assert snapshot.read("after").tolist() == [0]
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 def test_numbers_of_no_fixed_length_are_read_part_after_part(tmp_path):

@@ -350,8 +350,8 @@ def test_tensorstore_is_given_no_path_of_a_checkpoint(tmp_path, monkeypatch):
 
 def _refused_at_no_cost(path):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(MilepostError), milepost.open(path) as snapshot:
         snapshot.read("w")
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10

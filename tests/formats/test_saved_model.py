@@ -146,10 +146,10 @@ def test_a_large_program_is_not_read(tmp_path):
     head = b"\x12" + varint(len(graph) + size) + graph
     path = folder_of(tmp_path, head)
     os.truncate(os.path.join(path, "saved_model.pb"), len(head) + size)
-    start = time.monotonic()
+    start = time.process_time()
     with milepost.open(path) as snapshot:
         assert snapshot.metadata["tags"] == ["serve"]
-    assert time.monotonic() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 def test_links_out_of_the_folder_are_not_followed(tmp_path):

@@ -277,10 +277,10 @@ def test_data_behind_the_tables(tmp_path):
         file.write(_model(("", [("w", [3], 9, b"123")]), behind=5 << 30))
         file.seek(5 << 30)
         file.write(b"123")
-    start = time.perf_counter()
+    start = time.process_time()
     with milepost.open(path) as snapshot:
         assert snapshot.read("w").tobytes() == b"123"
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 def _one(shape=(3,), kind=9, data=b"123", name="w", *rest):
@@ -329,10 +329,10 @@ _DAMAGED = {
 def test_damaged(tmp_path, name):
     path = tmp_path / "model.tflite"
     path.write_bytes(_DAMAGED[name])
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(DamagedError):
         milepost.open(path)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_a_type_of_the_future(tmp_path):
@@ -368,10 +368,10 @@ def test_one_table_many_times_takes_no_time(tmp_path):
     builder.Finish(_table(builder, fields), b"TFL3")
     path = tmp_path / "model.tflite"
     path.write_bytes(bytes(builder.Output()))
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(MilepostError):
         milepost.open(path)
-    assert time.perf_counter() - start < 2.5
+    assert time.process_time() - start < 2.5
 
 
 def test_every_byte_changed_raises_only_errors_of_ours(tmp_path):

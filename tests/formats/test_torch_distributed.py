@@ -168,10 +168,10 @@ def test_opening_reads_no_tensor(tmp_path):
     path = save(tmp_path / "c", {f"w{i}": torch.ones(2, 3) for i in range(1000)})
     data = path / "__0_0.distcp"
     data.write_bytes(bytes(data.stat().st_size))
-    began = time.perf_counter()
+    began = time.process_time()
     with milepost.open(path) as snapshot:
         assert snapshot.spec("w999").shape == (2, 3)
-        assert time.perf_counter() - began < 2
+        assert time.process_time() - began < 2
         with pytest.raises(DamagedError):
             snapshot.read("w0")
 
@@ -366,10 +366,10 @@ def test_many_chunks_that_lie_on_one_another_take_no_time(tmp_path):
             described.chunks.append(dcp_metadata.ChunkStorageMetadata(torch.Size((start,)), size))
 
     changed(path, change)
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(DamagedError):
         milepost.open(path)
-    assert time.perf_counter() - began < 4
+    assert time.process_time() - began < 4
 
 
 def test_slices_read_only_their_chunks(tmp_path):

@@ -291,7 +291,7 @@ _HARMLESS = {"a dict in itself", "an array of objects", "an array of a dtype by 
 @pytest.mark.parametrize("name", _BOMBS)
 def test_a_pickle_that_exhausts_or_confuses_is_refused_at_once(tmp_path, make, name):
     path = make(tmp_path / "file", _BOMBS[name])
-    start = time.perf_counter()
+    start = time.process_time()
     if name in _HARMLESS:
         with milepost.open(path) as snapshot:
             assert list(snapshot) == []
@@ -299,7 +299,7 @@ def test_a_pickle_that_exhausts_or_confuses_is_refused_at_once(tmp_path, make, n
     else:
         with pytest.raises(MilepostError):
             milepost.open(path)
-    assert time.perf_counter() - start < 5  # on a machine that does other things, too
+    assert time.process_time() - start < 5  # on a machine that does other things, too
 
 
 def test_a_newer_protocol(tmp_path):
@@ -322,10 +322,10 @@ def test_many_tensors_over_one_large_storage_are_no_larger_than_they_are(tmp_pat
         with file.open("archive/data/0", "w", force_zip64=True) as member:
             for _ in range(256):
                 member.write(bytes(1 << 20))
-    start = time.perf_counter()
+    start = time.process_time()
     with milepost.open(path) as snapshot:
         assert len(snapshot) == count
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     path.unlink()
 
 

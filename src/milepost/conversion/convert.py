@@ -81,6 +81,8 @@ def convert(
         raise UsageError(f"step_number is for stores: the target is {target}")
     if os.path.lexists(path) and not overwrite and target != "store":
         raise UsageError(f"{path} exists already: pass overwrite, or write elsewhere")
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise UsageError(f"{path} is a pipe or a device: write elsewhere")
     with _opened(src, step) as snapshot:
         if target == targets.MODEL:
             _refuse_changes(dtype=dtype, rename=rename, only=only, drop=drop)

@@ -25,6 +25,7 @@ _EXTENSIONS = {
 }
 NAMES = tuple(_EXTENSIONS)
 _MODULES = {"weights.h5": "h5"}
+_LONGEST_SIZE = 30
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {f"{unit}I": 1 << 10 * power for power, unit in enumerate("KMGT", 1)}
 
@@ -75,6 +76,7 @@ def size_in_bytes(size: int | str) -> int:
         UsageError: it is none, or less than one byte.
     """
     text = size if isinstance(size, str) else str(size)
+    text = text if len(text) < _LONGEST_SIZE else ""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?I?)B?", text.strip().upper())
     if isinstance(size, bool) or found is None or found[2] not in _UNITS:
         raise UsageError(f"shard_size must be a size such as '2GB': found {shown(size)}")

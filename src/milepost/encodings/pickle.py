@@ -170,8 +170,10 @@ class _Tracker:
 
 def _index(argument: Argument) -> int:
     if isinstance(argument, bytes):
-        digits = argument.strip()
-        return int(digits) if digits.isdigit() and len(digits) < 20 else -1
+        try:  # as Python: " 5" and "+5" are 5, too
+            return int(argument)
+        except ValueError:
+            return -1
     return argument if isinstance(argument, int) else -1
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from milepost.errors import DamagedError, UnknownFormatError, VersionError
-from milepost.formats.names import leaf_name, text
+from milepost.formats.names import MAX_NAME_BYTES, leaf_name, text
 from milepost.limits import MAX_RANK
 from milepost.source import ByteSource, read_exactly
 
@@ -35,6 +35,8 @@ _STRINGS_IN_THE_TIME_OF_AN_ARRAY = 16
 _SHORT, _SHOWN = 64, 8
 # What a string in the metadata may have, chat templates included; the rest is left out.
 _LONGEST_TEXT = 1 << 15
+# What all names and values together may take in memory, but for one that is asked for whole.
+_MAX_KEPT, _NUMBER_IN_MEMORY = 32 << 20, 32
 
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value]"
 
@@ -72,7 +74,7 @@ def read_header(source: ByteSource) -> GGUFHeader:
     metadata: dict[str, Value] = {}
     places: dict[str, int] = {}
     for _ in range(key_count):
-        key = leaf_name(cursor.string(), source.name)
+        key = leaf_name(cursor.name(), source.name)
         if key in metadata:
             raise cursor.wrong(f"the key {key!r:.80} twice")
         places[key] = cursor.position
@@ -110,6 +112,7 @@ class _Cursor:
         self._window = b""
         self._start = position  # of the window
         self._strings_left = _MAX_STRINGS
+        self._left = _MAX_KEPT
         self.version = self._version()
 
     def _version(self) -> int:
@@ -158,6 +161,19 @@ class _Cursor:
             raise self.wrong(f"a text of {length:,} bytes, too long")
         return self.take(length)
 
+    def name(self) -> bytes:
+        raw = self.string()
+        if len(raw) > MAX_NAME_BYTES:
+            raise self.wrong(f"a name of {len(raw):,} bytes, too long")
+        self.keep(len(raw))
+        return raw
+
+    def keep(self, nbytes: int) -> None:
+        """Count what stays in memory."""
+        self._left -= nbytes
+        if self._left < 0:
+            raise self.wrong(f"names and values of more than {_MAX_KEPT:,} bytes")
+
     def skip_strings(self, count: int) -> None:
         """Go past so many strings, quickly: a vocabulary has hundreds of thousands."""
         self.count_strings(count)
@@ -185,10 +201,14 @@ class _Cursor:
 def _value(cursor: _Cursor, kind: int, depth: int = 0, whole: bool = False) -> Value:
     """A value of a type, as JSON has it."""
     if kind == _STRING:
-        return text(cursor.string(), 1 << 30 if whole else _LONGEST_TEXT)
+        raw = cursor.string()
+        if whole:
+            return text(raw, len(raw))
+        cursor.keep(min(len(raw), _LONGEST_TEXT))
+        return text(raw, _LONGEST_TEXT)
     if kind == _ARRAY:
         return _array(cursor, depth + 1, whole)
-    return _numbers(cursor, kind, 1)[0]
+    return _numbers(cursor, kind, 1, whole)[0]
 
 
 def _array(cursor: _Cursor, depth: int, whole: bool) -> Value:
@@ -197,7 +217,7 @@ def _array(cursor: _Cursor, depth: int, whole: bool) -> Value:
         raise cursor.wrong(f"arrays in arrays, more than {_MAX_DEPTH} deep")
     shown = count if whole or count <= _SHORT else _SHOWN
     if kind in _CODES:
-        items = _numbers(cursor, kind, shown)
+        items = _numbers(cursor, kind, shown, whole)
         cursor.skip((count - shown) * struct.calcsize(_CODES[kind]))
     else:
         if count > _MAX_STRINGS:
@@ -215,10 +235,12 @@ def _array(cursor: _Cursor, depth: int, whole: bool) -> Value:
     return {"type": _NAMES[kind], "count": count, "first": items}
 
 
-def _numbers(cursor: _Cursor, kind: int, count: int) -> list[Value]:
+def _numbers(cursor: _Cursor, kind: int, count: int, whole: bool) -> list[Value]:
     code = _CODES.get(kind)
     if code is None:
         raise cursor.wrong(f"a value of the type {kind}, which is unknown")
+    if not whole:
+        cursor.keep(count * _NUMBER_IN_MEMORY)
     data = cursor.take(count * struct.calcsize(code))
     if code == "?" and data.strip(b"\0\1"):
         raise cursor.wrong(f"{data[:1]!r} for a truth value")
@@ -228,7 +250,7 @@ def _numbers(cursor: _Cursor, kind: int, count: int) -> list[Value]:
 
 
 def _tensor(cursor: _Cursor) -> TensorInfo:
-    name = leaf_name(cursor.string(), cursor._source.name)
+    name = leaf_name(cursor.name(), cursor._source.name)
     rank = cursor.number("I")
     if rank > MAX_RANK:
         raise cursor.wrong(f"the tensor {name!r:.80} of {rank} axes, of {MAX_RANK} at most")

@@ -22,7 +22,10 @@ _CONSTANT = "Constant"
 # version 3 on each has to.
 _MARKS = (b"\x22\x08Constant", b"\xa0\x01\x05", b"\xa0\x01\x0a")
 # What is shown of a model's inputs, outputs, operator sets and properties.
-_MOST_SHOWN = 256
+_MOST_SHOWN, _LONGEST_SHOWN = 256, 200
+# More than any model has that is known. Graphs in nodes, whose names are in those of all their
+# tensors, make a short file's names long.
+_MAX_TENSORS, _MAX_NAMES_BYTES = 50_000, 32 << 20
 
 # ModelProto
 GRAPH = 7
@@ -83,6 +86,7 @@ class _Parser:
         self._file = pages.source.name
         self._result = Model()
         self._unique = Unique()
+        self._names_left = _MAX_NAMES_BYTES
 
     def model(self) -> Model:
         about: dict[str, Any] = {"ir_version": 0, "producer": "", "opsets": {}, "properties": {}}
@@ -122,7 +126,7 @@ class _Parser:
                 continue
             if number == _INITIALIZER:
                 tensor = self._tensor(value)
-                self._add(prefix + leaf_name(tensor.name.encode(), self._file), tensor)
+                self._add(self._name(prefix, tensor.name.encode()), tensor)
             elif number == _SPARSE:
                 self._sparse(value, prefix)
             elif number == _NODE:
@@ -133,9 +137,17 @@ class _Parser:
                 if len(shown) < _MOST_SHOWN:
                     shown.append(self._signature(value))
 
+    def _name(self, prefix: str, raw: bytes) -> str:
+        self._names_left -= len(prefix) + len(raw)
+        if self._names_left < 0:
+            raise ValueError(f"names of more than {_MAX_NAMES_BYTES:,} bytes in all")
+        return prefix + leaf_name(raw, self._file)
+
     def _add(self, name: str, tensor: Tensor) -> None:
         if name in self._result.tensors:
-            raise ValueError(f"two tensors have the name {name!r}")
+            raise ValueError(f"two tensors have the name {name!r:.200}")
+        if len(self._result.tensors) == _MAX_TENSORS:
+            raise ValueError(f"more than {_MAX_TENSORS:,} tensors")
         self._result.tensors[name] = tensor
 
     def _node(self, node: Span, prefix: str, index: int, depth: int) -> None:
@@ -158,16 +170,18 @@ class _Parser:
                 attributes.append(value)
         if operator == _CONSTANT:
             for attribute in attributes if output else ():
-                self._constant(prefix + leaf_name(output, self._file), attribute)
+                self._constant(self._name(prefix, output), attribute)
             return
         label = ""
         for attribute in attributes:
             attribute_name, graphs = self._graphs(attribute)
             if graphs and not label:
-                label = self._unique(prefix + (name or f"{operator}_{index}"))
+                label = self._unique(
+                    self._name(prefix, (name or f"{operator}_{index}").encode())
+                )
             for place, graph in enumerate(graphs):
                 last = f"{attribute_name}_{place}" if len(graphs) > 1 else attribute_name
-                inner = leaf_name(f"{label}/{last}/".encode(), self._file)
+                inner = self._name(f"{label}/", f"{last}/".encode())
                 self._graph(graph, self._unique(inner), depth + 1)
 
     def _constant(self, name: str, attribute: Span) -> None:
@@ -198,7 +212,7 @@ class _Parser:
                 dims += self._integers(value)
         if parts.keys() != {1, 2}:
             raise ValueError("a sparse tensor without its values or its indices")
-        name = name or prefix + leaf_name(parts[1].name.encode(), self._file)
+        name = name or self._name(prefix, parts[1].name.encode())
         self._result.sparse[name] = dims
         self._add(f"{name}/values", parts[1])
         self._add(f"{name}/indices", parts[2])
@@ -269,11 +283,11 @@ class _Parser:
             if number == 1 and isinstance(value, int):
                 result = _signed(value)
             elif number == 2 and isinstance(value, Span):
-                result = self._text(value) or None
+                result = self._text(value, _LONGEST_SHOWN) or None
         return result
 
-    def _text(self, value: Span) -> str:
-        return text(self._pages.read(value.position, min(value.length, MAX_NAME_BYTES)))
+    def _text(self, value: Span, most: int = MAX_NAME_BYTES) -> str:
+        return text(self._pages.read(value.position, min(value.length, most)))
 
     def _short(self, value: Span) -> Span:
         if value.length > MAX_NAME_BYTES:

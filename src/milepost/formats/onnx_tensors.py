@@ -7,7 +7,9 @@ one field, raw; those of another file; or numbers in a field of their type's own
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -163,8 +165,13 @@ def _joined(wanted: str, values: list[Value], source: ByteSource) -> Bytes:
         return _in_file(source, spans[0])
     total = _total(wanted, spans)
 
+    ends = list(accumulate(span.length for span in spans))
+
     def read(first: int, stop: int) -> bytes:
-        return b"".join(bytes(read_exactly(source, *span)) for span in spans)[first:stop]
+        begin, end = bisect_right(ends, first), bisect_left(ends, stop) + 1
+        data = b"".join(bytes(read_exactly(source, *span)) for span in spans[begin:end])
+        skipped = first - (ends[begin - 1] if begin else 0)
+        return data[skipped : skipped + stop - first]
 
     return Bytes(total, read)
 
