@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from milepost.errors import DamagedError
@@ -22,6 +23,23 @@ class ByteSource(Protocol):
         """Fill `buffer` from `offset` on; returns how many bytes there were."""
 
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A part of a source, as a source of its own. Closing it does not close the other."""
+
+    name: str
+    file: ByteSource
+    offset: int
+    size: int
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        length = max(0, min(len(buffer), self.size - offset))
+        return self.file.read_into(self.offset + offset, buffer[:length])
+
+    def close(self) -> None:
+        """The file belongs to whoever opened it."""
 
 
 def read_exactly(source: ByteSource, offset: int, length: int) -> bytearray:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import stat
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -487,3 +490,56 @@ def test_archives_of_more_than_4_gib(tmp_path, target):
     with milepost.open(path) as snapshot:
         assert np.asarray(snapshot["y"]).tolist() == [1, 2, 3]
     path.unlink()
+
+
+def test_sizes_of_shards_that_are_none(tmp_path):
+    source = tmp_path / "m.npz"
+    np.savez(source, a=np.ones(3))
+    for size in ("-1", "0", "1e400GB", "9" * 400 + "G", "", "GB", "9" * 400):
+        with pytest.raises(UsageError, match="shard_size must be"):
+            convert(source, tmp_path / "shards", shard_size=size)
+    assert not (tmp_path / "shards").exists()
+
+
+def test_what_an_archive_holds_can_be_read_again(tmp_path):
+    source = tmp_path / "m.npz"
+    np.savez(source, a=np.ones(3))
+    for name in ("\x1b[31m", "a\u202e", "../a", "/a", "a/./b"):
+        with pytest.raises(UsageError, match="rename it"):
+            convert(source, tmp_path / "o.npz", rename={"a": name})
+    assert not (tmp_path / "o.npz").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+def test_a_pipe_or_a_device_does_not_give_way(tmp_path):
+    source = tmp_path / "m.npz"
+    np.savez(source, a=np.ones(3))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="pipe or a device"):
+        convert(source, tmp_path / "pipe", to="npz", overwrite=True)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+FULL = """
+import resource, signal, sys
+from milepost.conversion import convert
+from milepost.errors import StorageError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+try:
+    convert("m.npz", "o", to=sys.argv[1], overwrite=True)
+except StorageError as error:
+    print("full" if "is full" in str(error) else error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no limits on files")
+@pytest.mark.parametrize("target", ["npz", "torch", "weights.h5", "gguf", "safetensors"])
+def test_a_full_disk_leaves_what_was_there(tmp_path, target):
+    np.savez(tmp_path / "m.npz", **{f"l{i}": np.ones(1 << 16) for i in range(8)})
+    (tmp_path / "o").write_bytes(b"old")
+    command = [sys.executable, "-c", FULL, target]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.stdout == "full\n", found.stderr
+    assert sorted(os.listdir(tmp_path)) == ["m.npz", "o"]
+    assert (tmp_path / "o").read_bytes() == b"old"

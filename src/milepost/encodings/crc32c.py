@@ -27,8 +27,7 @@ def checksum() -> Checksum:
         import crc32c
     except ImportError:
         raise MissingPackageError(
-            "the file's checksums need the package crc32c: "
-            "pip install 'milepost[formats]'"
+            "the file's checksums need the package crc32c: pip install 'milepost[formats]'"
         ) from None
     function: Checksum = crc32c.crc32c
     return function

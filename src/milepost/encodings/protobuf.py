@@ -68,22 +68,23 @@ def walk(pages: Pages, message: Span, *, cut: bool = False) -> Iterator[tuple[in
 
 def _field(data: bytes | memoryview, position: int) -> tuple[int, int, int | None, int]:
     """The number of the field at `position`, its value or length, and where that ended."""
-    tag, position = _varint(data, position)
+    tag, position = varint(data, position)
     if tag >= _TAGS:  # some readers drop what is above, and see another field
         raise ValueError(f"a field of the number {tag >> 3}")
     number, wire = tag >> 3, tag & 7
     if wire == _VARINT:
-        value, position = _varint(data, position)
+        value, position = varint(data, position)
         return number, value, None, position
     if wire == _BYTES:
-        length, position = _varint(data, position)
+        length, position = varint(data, position)
         return number, 0, length, position
     if wire in (_FIXED64, _FIXED32):
         return number, 0, 8 if wire == _FIXED64 else 4, position
     raise ValueError(f"a field of the wire type {wire}")
 
 
-def _varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
+def varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
+    """The number at a position, and where it ends; ValueError if it does not."""
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(data):

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from milepost.encodings.crc32c import checksum, masked
+from milepost.encodings.protobuf import varint
 from milepost.errors import DamagedError, UnknownFormatError
 from milepost.source import ByteSource, read_exactly
 
@@ -148,15 +149,9 @@ def _pairs(entries: memoryview) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(data):
-            break
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            if shift and not byte:  # a second form of a number that has a shorter one
-                raise ValueError("a number longer than it need be")
-            return value, position
-    raise ValueError("a number without an end")
+    value, end = varint(data, position)
+    last = data[end - 1]
+    # A second form of a number that has a shorter one, or one of more than 64 bits.
+    if (end - position > 1 and not last) or (end - position == 10 and last > 1):
+        raise ValueError("a number that is not in its only form")
+    return value, end

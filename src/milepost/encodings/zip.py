@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from milepost.encodings.deflated import MAX_RATIO, DeflatedSource
 from milepost.errors import DamagedError, UntrustedError
 from milepost.limits import shown
-from milepost.source import ByteSource, read_exactly
+from milepost.source import ByteSource, Window, read_exactly
 
 MARK = b"PK\x03\x04"
 
@@ -75,7 +75,7 @@ class Archive:
         member = self._member(name)
         label = f"{self.file.name}:{name}"
         if member.stored:
-            return _Window(label, self.file, member.offset, member.size)
+            return Window(label, self.file, member.offset, member.size)
         return DeflatedSource(
             label, self.file, (member.offset, member.compressed), member.size, member.crc
         )
@@ -116,23 +116,6 @@ class Archive:
                 f"{self.file.name}:{member.name} is damaged: expected the checksum "
                 f"{member.crc:08x}, found {found:08x}"
             )
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """A part of a file, as a source."""
-
-    name: str
-    file: ByteSource
-    offset: int
-    size: int
-
-    def read_into(self, offset: int, buffer: memoryview) -> int:
-        length = max(0, min(len(buffer), self.size - offset))
-        return self.file.read_into(self.offset + offset, buffer[:length])
-
-    def close(self) -> None:
-        """The file belongs to the archive."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,9 +176,7 @@ class _Parser:
         for attribute in attributes:
             attribute_name, graphs = self._graphs(attribute)
             if graphs and not label:
-                label = self._unique(
-                    self._name(prefix, (name or f"{operator}_{index}").encode())
-                )
+                label = self._unique(self._name(prefix, (name or f"{operator}_{index}").encode()))
             for place, graph in enumerate(graphs):
                 last = f"{attribute_name}_{place}" if len(graphs) > 1 else attribute_name
                 inner = self._name(f"{label}/", f"{last}/".encode())

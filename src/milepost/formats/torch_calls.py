@@ -22,7 +22,7 @@ from milepost.formats.torch_values import DTYPES, Held, LeftOut, Storage, Tensor
 from milepost.limits import is_shape, is_size
 
 _MAX_COPIED = 128 << 20
-_STORAGES = {
+STORAGES = {
     "Bool": "bool",
     "Byte": "uint8",
     "Char": "int8",
@@ -185,8 +185,8 @@ def _storage_dtype(cls: Any) -> str:
     if isinstance(cls, Global) and cls.module in ("torch", "torch.cuda", "torch.storage"):
         if cls.name == "UntypedStorage":
             return "uint8"
-        if cls.name.removesuffix("Storage") in _STORAGES:
-            return _STORAGES[cls.name.removesuffix("Storage")]
+        if cls.name.removesuffix("Storage") in STORAGES:
+            return STORAGES[cls.name.removesuffix("Storage")]
     raise ValueError(f"{described(cls)} is no kind of storage known here")
 
 

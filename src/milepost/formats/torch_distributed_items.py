@@ -17,8 +17,10 @@ from milepost.encodings.pickle import Call, Global, PersistentId, interpret
 from milepost.encodings.strided import read_strided
 from milepost.encodings.zip import Archive, read_archive
 from milepost.errors import DamagedError, VersionError
+from milepost.formats import torch_values
 from milepost.formats.folder import Folder
 from milepost.formats.names import leaf_name
+from milepost.formats.torch_calls import STORAGES
 from milepost.limits import is_shape, is_size
 from milepost.record import Box, PlainRecord
 from milepost.source import ByteSource
@@ -28,27 +30,8 @@ from milepost.state import is_plain
 _REBUILD, _REBUILD_TYPED = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3"
 _WRAP = "torch._utils._rebuild_parameter"
 _MAX_PICKLE, _MAX_LEAVES, _MAX_DEPTH = 1 << 20, 10_000, 20
-_FLOATS = ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz", "e8m0fnu")
-_SAME = (
-    *("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
-    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
-    *(f"float8_{kind}" for kind in _FLOATS),
-)
-DTYPES = {f"torch.{name}": name for name in _SAME}
-_STORAGES = {
-    "Bool": "bool",
-    "Byte": "uint8",
-    "Char": "int8",
-    "Short": "int16",
-    "Int": "int32",
-    "Long": "int64",
-    "Half": "float16",
-    "BFloat16": "bfloat16",
-    "Float": "float32",
-    "Double": "float64",
-    "ComplexFloat": "complex64",
-    "ComplexDouble": "complex128",
-}
+# Those that NumPy and ml_dtypes have under the same name.
+DTYPES = {f"torch.{name}": name for name, ours in torch_values.DTYPES.items() if name == ours}
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +243,7 @@ def _storage(source: ByteSource, shape: tuple[int, ...], dtype: str) -> _Storage
 
 
 def _storage_dtype(kind: object) -> str | None:
-    return _STORAGES.get(named(kind).removeprefix("torch.").removesuffix("Storage"))
+    return STORAGES.get(named(kind).removeprefix("torch.").removesuffix("Storage"))
 
 
 def _numbers(value: Any) -> tuple[int, ...]:

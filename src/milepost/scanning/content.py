@@ -17,9 +17,9 @@ from milepost.scanning.archives import ends_with_archive, has_tar_header
 from milepost.scanning.compressed import inflated, inflater_for
 from milepost.scanning.pickles import looks_like_pickle, scan_old_pickle, scan_pickles
 from milepost.scanning.report import Finding, Severity
-from milepost.scanning.stream import Stream, Window
+from milepost.scanning.stream import Stream
 from milepost.scanning.texts import scan_text
-from milepost.source import ByteSource, read_exactly
+from milepost.source import ByteSource, Window, read_exactly
 from milepost.storage.memory import MemorySource
 
 _START = 512

@@ -1,9 +1,8 @@
-"""A source as a file object, and a part of one as a source, for the readers of Python's own."""
+"""A source as a file object, for the readers of Python's own."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from typing import Any
 
 from milepost.source import ByteSource
@@ -37,20 +36,3 @@ class Stream(io.RawIOBase):
         found = self._source.read_into(self._position, view[:length])
         self._position += found
         return found
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A part of a source."""
-
-    name: str
-    file: ByteSource
-    offset: int
-    size: int
-
-    def read_into(self, offset: int, buffer: memoryview) -> int:
-        length = max(0, min(len(buffer), self.size - offset))
-        return self.file.read_into(self.offset + offset, buffer[:length])
-
-    def close(self) -> None:
-        """The file belongs to whoever opened it."""

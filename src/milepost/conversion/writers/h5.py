@@ -17,10 +17,10 @@ from milepost import dtypes
 from milepost.conversion.content import Content, Tensor
 from milepost.conversion.writers import Options, Written
 from milepost.digest import Buffer
-from milepost.errors import MissingPackageError, UsageError
+from milepost.errors import MissingPackageError, StorageError, UsageError
 from milepost.state import Plain
 from milepost.storage.filesystem import OperatingSystem
-from milepost.storage.local import check_space, replace_file
+from milepost.storage.local import check_space, replace_file, translated
 
 NAME = "an HDF5 file"
 KEEPS_METADATA = False
@@ -48,8 +48,11 @@ def write(path: str, content: Content, options: Options) -> Written:
     folder = os.path.dirname(path)
     _check_names(content.names)
     check_space(OperatingSystem(), folder, path, 2 * content.nbytes)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        _write_all(file, content)
+    with translated(path, "write"), tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            _write_all(file, content)
+        except RuntimeError as error:  # as HDF5 calls it where closing fails
+            raise StorageError(f"cannot write {path}: {error}") from None
         length = file.seek(0, os.SEEK_END)
         replace_file(path, _blocks(file, length), length)
     return Written((path,))

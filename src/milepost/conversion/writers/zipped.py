@@ -89,10 +89,10 @@ def check_name(name: str) -> str:
         UsageError: it is none.
     """
     parts = name.split("/")
-    if "\\" in name or "\0" in name or ":" in parts[0] or {"", ".", ".."} & set(parts):
+    if not name.isprintable() or "\\" in name or ":" in parts[0] or {"", ".", ".."} & set(parts):
         raise UsageError(
-            f"leaf {name!r} cannot be a member of an archive, whose names are relative paths: "
-            "rename it"
+            f"leaf {name!r} cannot be a member of an archive, whose names are relative paths, and "
+            "printable: rename it"
         )
     if len(name.encode()) > 60_000:
         raise UsageError(f"leaf {name[:80]!r}... has a name too long for an archive: rename it")
