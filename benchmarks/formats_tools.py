@@ -229,8 +229,8 @@ def scanners(python: str | None) -> list[Scanner]:
     found = [Scanner("`milepost scan`", command, _milepost_flags, _status(0))]
     if python is not None:
         folder, flags, clean = os.path.dirname(python), _status(1), _status(0)
-        command = (f"{folder}/picklescan", "-p")
-        found.append(Scanner("picklescan", command, _picklescan_flags, _picklescan_clean))
+        pickles = (f"{folder}/picklescan", "-p")
+        found.append(Scanner("picklescan", pickles, _picklescan_flags, _picklescan_clean))
         found.append(Scanner("modelscan", (f"{folder}/modelscan", "scan", "-p"), flags, clean))
         found.append(Scanner("fickling", (python, "-c", _FICKLING), flags, clean))
     return found

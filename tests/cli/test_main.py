@@ -20,7 +20,9 @@ def test_version_and_help(cli):
         assert f"\n  {command} " in out
 
 
-@pytest.mark.parametrize("command", ["log", "show", "diff", "verify", "scan", "convert", "import", "demo"])
+@pytest.mark.parametrize(
+    "command", ["log", "show", "diff", "verify", "scan", "convert", "import", "demo"]
+)
 def test_every_command_has_json_and_examples(cli, command):
     out = cli(command, "--help").out
     assert "--json" in out
