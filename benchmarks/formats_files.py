@@ -14,6 +14,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -276,7 +277,7 @@ def twice_named(folder: str) -> str:
 def keras_lambda(folder: str) -> str:
     keras = _module("keras")
     target = f"{folder}/{WITNESS}"
-    layer = keras.layers.Lambda(lambda x: (open(target, "w").write(""), x)[1])
+    layer = keras.layers.Lambda(lambda x: (Path(target).write_text(""), x)[1])
     _keras_model(layer).save(path := f"{folder}/model.keras")
     return path
 

@@ -293,6 +293,12 @@ _HOSTILE = {
     "an array of an unknown type": _file([_array(77, 5, bytes(100))]),
     "a truth value of 2": _file([("k", 7, b"\2")]),
     "a key twice": _file([("k", 0, b"\1"), ("k", 0, b"\1")]),
+    "a key of 20,000 bytes": _file([("k" * 20_000, 0, b"\1")]),
+    "36 MB of texts": _file([(f"{i}", 8, _text("t" * 32_768)) for i in range(1_100)]),
+    "1.3 million numbers": _file(
+        [(f"{i}", 9, struct.pack("<IQ", 4, 64) + bytes(256)) for i in range(4_096)]
+        + [_array(9, 5_000, (struct.pack("<IQ", 4, 64) + bytes(256)) * 5_000, key="z")]
+    ),
     "an empty key": _file([("", 0, b"\1")]),
     "a key that is no text": _file([(b"\xff\xfe", 0, b"\1")]),
     "an alignment of 0": _aligned(0),

@@ -365,6 +365,13 @@ def _nested(depth):
     return graph
 
 
+def _inside(name, *tensors):
+    """A node with a graph of tensors."""
+    graph = b"".join(_field(5, tensor) for tensor in tensors)
+    attribute = _field(1, b"body") + _field(6, graph) + _field(20, 5)
+    return _field(1, _field(3, name) + _field(4, b"Loop") + _field(5, attribute))
+
+
 _FLOATS_3 = ((1, 3), (2, 1))
 _WEIGHT = _field(5, _tensor(*_FLOATS_3, (9, bytes(12))))
 _CONSTANT = _field(1, _field(2, b"w") + _field(4, b"Constant") + _field(5, _WEIGHT))
@@ -399,6 +406,10 @@ _DAMAGED = {
     "external without a file": _file(
         _tensor(*_FLOATS_3, (13, _field(1, b"location") + _field(2, b"gone")), (14, 1))
     ),
+    "a name that is in the names of 9000 tensors": _file(
+        graph=_inside(b"n" * 8000, *[_tensor((1, 0), (2, 1), name=b"%d" % i) for i in range(9000)])
+    ),
+    "60,000 tensors": _file(*[_tensor((1, 0), (2, 1), name=b"%d" % i) for i in range(60_000)]),
     "tensors without end": _file(
         *[_tensor((1, 0), (2, 1), name=b"%d" % i) for i in range(400_000)]
     ),
@@ -413,6 +424,20 @@ def test_damaged(tmp_path, name):
     with pytest.raises(DamagedError):
         milepost.open(path)
     assert time.process_time() - start < 3
+
+
+def test_values_in_many_pieces_are_read_once(tmp_path):
+    """A part of them takes the pieces of that part, not all."""
+    values = _CHANCE.integers(0, 256, 24 << 20, np.uint8)
+    pieces = [_field(4, values[i : i + 320].tobytes()) for i in range(0, len(values), 320)]
+    tensor = _tensor((1, len(values) // 4), (2, 1)) + b"".join(pieces)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(_file(tensor))
+    with milepost.open(path) as snapshot:
+        start = time.process_time()
+        assert snapshot.read("w").tobytes() == values.tobytes()
+        assert time.process_time() - start < 1
+        assert snapshot["w"][79:161].tobytes() == values[316:644].tobytes()
 
 
 def test_numbers_that_do_not_end_are_found_when_they_are_read(tmp_path):
