@@ -4,6 +4,7 @@
 #   make test    install every framework, and run the whole test suite
 #   make lint    format, style, types, layers
 #   make sweep   the long tests, which `make test` leaves out
+#   make fuzz    every format, changed at random 200,000 times: hours
 #   make bench   milepost beside its peers, on this machine
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ KERAS_TESTS := tests/keras
 # Two test files at a time; the tests of one file stay in one process.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test lint sweep bench clean
+.PHONY: demo test lint sweep fuzz bench clean
 
 demo: $(VENV)/demo
 	$(BIN)/milepost demo
@@ -28,6 +29,11 @@ sweep: $(VENV)/dev
 	KERAS_BACKEND=tensorflow $(PYTEST) -m slow
 	KERAS_BACKEND=jax $(PYTEST) -m slow $(KERAS_TESTS)
 	KERAS_BACKEND=torch $(PYTEST) -m slow $(KERAS_TESTS)
+
+FUZZ ?= 200000
+
+fuzz: $(VENV)/dev
+	MILEPOST_FUZZ=$(FUZZ) $(PYTEST) --timeout=0 tests/formats -k changed_at_random
 
 lint: $(VENV)/dev
 	$(BIN)/ruff format --check src tests benchmarks
