@@ -213,6 +213,10 @@ def main() -> None:
         read_here(READERS[options.reader], options.files)
         return
     os.environ.update(peers.ENVIRONMENT)
+    # First, while this process is small: a child's peak of memory counts from its parent's.
+    if "show" in options.only:
+        table = formats_show.table(options.folder, options.rounds)
+        publish("large files", f"{peers.machine()}\n\n{table}", options.write)
     if "files" in options.only:
         with tempfile.TemporaryDirectory(dir=options.folder, prefix="formats-") as folder:
             sound, hostile = make(SOUND, folder, "sound"), make(HOSTILE, folder, "hostile")
@@ -220,9 +224,6 @@ def main() -> None:
             scanned = scan_all(hostile, options.peers, folder)
             publish("sound files", sound_table(sound, read), options.write)
             publish("hostile files", hostile_table(hostile, read, scanned), options.write)
-    if "show" in options.only:
-        table = formats_show.table(options.folder, options.rounds)
-        publish("large files", f"{peers.machine()}\n\n{table}", options.write)
 
 
 if __name__ == "__main__":
