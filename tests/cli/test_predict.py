@@ -84,7 +84,7 @@ def test_exit_statuses(cli, digits, inputs, tmp_path):  # noqa: F811
         ((digits, inputs, "-o", "no/folder.npy"), 3, "no"),
         ((digits, inputs, "--batch-size", 0), 2, "--batch-size"),
         (("without", inputs), 2, "has no program"),
-        ((inputs, inputs), 2, "no format that milepost reads"),
+        ((inputs, inputs), 2, "holds no model"),
         (("damaged", inputs), 4, "damaged"),
     ]:
         finished = cli("predict", *arguments)

@@ -40,7 +40,7 @@ class FormatTests:
         renames: whether the file may have any name. A folder always may.
     """
 
-    executions = 150
+    executions = 60
     renames = True
 
     def make(self, folder: Path) -> tuple[Path, Mapping[str, Any]]:
