@@ -79,3 +79,17 @@ def test_more_keys_than_any_checkpoint_has_are_refused():
     many = block([(b"%07d" % n, b"") for n in range(90_000)])
     with pytest.raises(DamagedError, match="80,000"):
         entries(table(many))
+
+
+def test_a_package_that_is_not_there_is_named(tmp_path, monkeypatch):
+    import sys
+
+    import tensorflow as tf
+
+    import milepost
+    from milepost import errors
+
+    prefix = tf.train.Checkpoint(a=tf.Variable([1.0])).save(str(tmp_path / "ckpt"))
+    monkeypatch.setitem(sys.modules, "crc32c", None)
+    with pytest.raises(errors.MissingPackageError, match="pip install 'milepost"):
+        milepost.open(prefix)

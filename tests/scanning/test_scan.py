@@ -10,6 +10,7 @@ import lzma
 import os
 import pickle
 import subprocess
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -226,13 +227,12 @@ def test_a_saved_model_that_writes_files(tmp_path):
 def test_the_command_line(tmp_path):
     (tmp_path / "m.pt").write_bytes(PICKLES["protocol 2"])
     (tmp_path / "t.txt").write_text("text")
-    found = subprocess.run(
-        ["milepost", "scan", tmp_path, "--json"], capture_output=True, check=False
-    )
+    scan = [sys.executable, "-m", "milepost", "scan"]
+    found = subprocess.run([*scan, tmp_path, "--json"], capture_output=True, check=False)
     document = json.loads(found.stdout)
     assert (found.returncode, document["verdict"]) == (6, "dangerous")
     assert document["findings"][0]["what"] == "posix.system"
-    clean = ["milepost", "scan", tmp_path / "t.txt"]
+    clean = [*scan, tmp_path / "t.txt"]
     assert subprocess.run(clean, capture_output=True, check=False).returncode == 0
-    missing = ["milepost", "scan", tmp_path / "nothing"]
+    missing = [*scan, tmp_path / "nothing"]
     assert subprocess.run(missing, capture_output=True, check=False).returncode == 3

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from milepost.encodings.crc32c import checksum, masked
 from milepost.encodings.protobuf import varint
-from milepost.errors import DamagedError, UnknownFormatError
+from milepost.errors import DamagedError, MilepostError, UnknownFormatError
 from milepost.source import ByteSource, read_exactly
 
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
@@ -41,9 +41,9 @@ def read_table(source: ByteSource) -> Iterator[tuple[bytes, bytes]]:
     """
     try:
         yield from _entries(source)
+    except MilepostError:  # says more than we could; some are ValueErrors too
+        raise
     except ValueError as error:
-        if isinstance(error, UnknownFormatError):
-            raise
         raise DamagedError(
             f"{source.name} is no valid table: {error}; restore it from a backup"
         ) from None

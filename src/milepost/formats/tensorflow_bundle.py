@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 from milepost.encodings.protobuf import fields
 from milepost.encodings.sstable import read_table
-from milepost.errors import DamagedError, UnknownFormatError, VersionError
+from milepost.errors import DamagedError, MilepostError, UnknownFormatError, VersionError
 from milepost.source import ByteSource
 
 # The newest version of the format that is known; a file says what a reader must know at least.
@@ -70,9 +70,9 @@ def read_bundle(source: ByteSource) -> Bundle:
                 break
             else:
                 entries[key] = parse_entry(memoryview(value))
+    except MilepostError:
+        raise
     except ValueError as error:
-        if isinstance(error, UnknownFormatError):
-            raise
         raise DamagedError(f"{source.name}, leaf {_text(key)}: {error}") from None
     if header is None:
         raise UnknownFormatError(f"{source.name} is a table, but not of a TensorFlow checkpoint")
