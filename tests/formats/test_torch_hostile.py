@@ -19,7 +19,9 @@ import pytest
 import milepost
 from milepost.encodings.pickle import globals_in
 from milepost.errors import DamagedError, MilepostError, UntrustedError, VersionError
+from milepost.formats import formats
 from milepost.testing.mutation import mutated, read_through
+from milepost.testing.watch import watched
 
 _MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
 _MAGIC += pickle.dumps({"little_endian": True}, 2)
@@ -344,7 +346,10 @@ def test_pickles_changed_at_random_raise_only_errors_of_ours(tmp_path):
     pickles[-1] = pickles[-1].replace(b"}", b"}(", 1)
     chance = random.Random(int(os.environ.get("MILEPOST_FUZZ_SEED", "7")))
     sound = 0
+    list(formats())
     for _ in range(int(os.environ.get("MILEPOST_FUZZ", "400"))):
         data = mutated(chance.choice(pickles), chance, pickles)
-        sound += read_through(archive(tmp_path / "file", data, {"0": bytes(16)}))
+        path = archive(tmp_path / "file", data, {"0": bytes(16)})
+        with watched(tmp_path):
+            sound += read_through(path)
     assert sound

@@ -11,7 +11,7 @@ Needs pytest, which milepost itself does not.
 
 import pytest
 
-for _module in ("format", "framework", "mutation", "storage"):
+for _module in ("format", "framework", "mutation", "storage", "watch"):
     pytest.register_assert_rewrite(f"milepost.testing.{_module}")
 
 from milepost.storage.faults import FaultyFileSystem, PowerFailure, PowerLossDisk  # noqa: E402

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from milepost.errors import MilepostError
+from milepost.formats import formats
 from milepost.opening import open as open_path
 from milepost.snapshot import Snapshot
 from milepost.state import LeafSpec
+from milepost.testing.watch import watched
 
 # What breaks readers: ends of ranges, signs, wraps.
 _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1)
@@ -97,18 +99,21 @@ def _check(spec: LeafSpec, value: object) -> None:
 def fuzz(path: Path, executions: int, seed: int) -> int:
     """Read a file, or a folder, changed at random so many times; returns how often it was sound.
 
-    One file is changed at a time, and is as it was afterwards.
+    One file is changed at a time, and is as it was afterwards. Each time it is watched that
+    nothing but reading takes place, within the time and memory that a reader may take.
     """
     chance = random.Random(seed)
     files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
     originals = {file: file.read_bytes() for file in files}
     sound = 0
+    list(formats())  # looks for those of other packages, once
     for number in range(executions):
         file = chance.choice(files)
         changed = mutated(originals[file], chance, list(originals.values()))
         try:
             file.write_bytes(changed)
-            sound += read_through(path)
+            with watched(path.parent):
+                sound += read_through(path)
         except BaseException as error:
             error.add_note(f"(change {number} of seed {seed} to {file.name})")
             raise
