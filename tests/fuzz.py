@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -59,7 +60,7 @@ def fuzz_one(kind: Path, runs: int) -> None:
 
     with atheris.instrument_imports(include=["milepost"]):
         import milepost.formats
-        from milepost.testing.mutation import read_through
+        from milepost.testing.mutation import mutated, read_through
         from milepost.testing.watch import watched
 
         list(milepost.formats.formats())  # looks for those of other packages, once
@@ -69,6 +70,7 @@ def fuzz_one(kind: Path, runs: int) -> None:
     files = sorted(f for f in (kind / "made").rglob("*") if f.is_file())
     files = [file for file in files if file.stat().st_size < LARGEST]
     originals = [file.read_bytes() for file in files]
+    seeds = [bytes([number % 256]) + data for number, data in enumerate(originals)]
 
     def read_changed(data: bytes) -> None:
         number = data[0] % len(files) if data else 0
@@ -79,12 +81,27 @@ def fuzz_one(kind: Path, runs: int) -> None:
         finally:
             files[number].write_bytes(originals[number])
 
+    def mutate(data: bytes, most: int, seed: int) -> bytes:
+        """Half of the changes are libFuzzer's; half are ours, and start anew or go on."""
+        chance = random.Random(seed)
+        if chance.random() < 0.5:
+            return bytes(atheris.Mutate(data, most))
+        if chance.random() < 0.5:
+            data = chance.choice(seeds)
+        return (data[:1] + mutated(data[1:], chance, originals))[:most]
+
     (kind / "seeds").mkdir()
-    for number, data in enumerate(originals):
-        (kind / "seeds" / str(number)).write_bytes(bytes([number % 256]) + data)
-    options = [f"-max_len={LARGEST}", "-rss_limit_mb=0", "-timeout=60", "-len_control=0"]
+    for number, seed in enumerate(seeds):
+        (kind / "seeds" / str(number)).write_bytes(seed)
+    options = [
+        f"-max_len={LARGEST}",
+        "-rss_limit_mb=0",
+        "-timeout=60",
+        "-len_control=0",
+        "-mutate_depth=2",
+    ]
     options += [f"-runs={runs}", "-seed=7", "-artifact_prefix=fuzz-", str(kind / "seeds")]
-    atheris.Setup([sys.argv[0], *options], read_changed)
+    atheris.Setup([sys.argv[0], *options], read_changed, custom_mutator=mutate)
     atheris.Fuzz()
 
 
