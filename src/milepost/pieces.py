@@ -11,7 +11,7 @@ import numpy as np
 from milepost import digest, dtypes
 from milepost.errors import UsageError
 from milepost.record import CHUNK_BYTES, Shape, chunk_boxes
-from milepost.state import ArrayLike
+from milepost.state import ArrayLike, InParts
 
 _BLANK_DIGEST, _BLANK_CHECKSUM = digest.digest(b""), digest.checksum(b"")
 
@@ -64,12 +64,18 @@ class DigestedArray:
         Raises:
             UsageError: they are of another number.
         """
-        view = dtypes.byte_view(dtypes.to_stored(np.asarray(self.array)))
+        if isinstance(self.array, InParts):
+            stream = _Stream(self.array.stored_parts())
+        else:
+            stream = _Stream([dtypes.byte_view(dtypes.to_stored(np.asarray(self.array)))])
         for piece in pieces:
-            data = view[piece.start : piece.start + piece.nbytes]
+            data = stream.read(piece.start, piece.nbytes)
             if len(data) != piece.nbytes:
                 raise self._changed()
             yield piece, data
+        # A reader of parts may have something to add after the last one.
+        if stream.end == self.nbytes and stream.read(stream.end, 1):
+            raise self._changed()
 
     def _changed(self) -> UsageError:
         return UsageError(
@@ -78,9 +84,44 @@ class DigestedArray:
         )
 
 
+class _Stream:
+    """Bytes that come in parts of any size, read forwards in spans of another."""
+
+    def __init__(self, parts: Iterable[memoryview]) -> None:
+        self._parts = iter(parts)
+        self._part = memoryview(b"")
+        self._start = 0  # of the part, from the start of all
+
+    def read(self, start: int, size: int) -> memoryview:
+        """The bytes of a span that does not begin before the end of the last; fewer at the end."""
+        while self.end <= start and self._next():
+            pass
+        found = self._part[start - self._start :][:size]
+        if len(found) == size:
+            return found  # most often: not copied
+        joined = bytearray(found)
+        while len(joined) < size and self._next():
+            joined += self._part[: size - len(joined)]
+        return memoryview(joined)
+
+    @property
+    def end(self) -> int:
+        """The end of what was asked of the parts so far."""
+        return self._start + len(self._part)
+
+    def _next(self) -> bool:
+        part = next(self._parts, None)
+        if part is None:
+            return False
+        self._start = self.end
+        self._part = part
+        return True
+
+
 def digest_array(name: str, array: ArrayLike) -> DigestedArray:
     """Cut an array into chunks and digest each."""
-    whole = cut_array(name, np.asarray(array))
+    # Fetched once, here, from wherever it is, unless it may be too large for that.
+    whole = cut_array(name, array if isinstance(array, InParts) else np.asarray(array))
     pieces = tuple(
         replace(piece, digest=digest.digest(data), checksum=digest.checksum(data))
         for piece, data in whole.present(whole.pieces)

@@ -19,6 +19,7 @@ from milepost.tree import Structure, join
 
 __all__ = [
     "ArrayLike",
+    "InParts",
     "Leaf",
     "LeafSpec",
     "ObjectInfo",
@@ -49,6 +50,15 @@ class ArrayLike(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
     def __array__(self) -> Array: ...
+
+
+@runtime_checkable
+class InParts(ArrayLike, Protocol):
+    """An array that need not be in memory as a whole: it is read anew each time."""
+
+    def stored_parts(self) -> Iterator[memoryview]:
+        """Its stored bytes, part after part, little-endian and in C order."""
+        ...
 
 
 Leaf: TypeAlias = Plain | ArrayLike

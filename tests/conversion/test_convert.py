@@ -442,7 +442,8 @@ _LARGE = """
 import resource, sys
 from milepost.conversion import convert
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-convert(sys.argv[1], sys.argv[2], dtype=sys.argv[3] or None)
+to = "store" if sys.argv[2].endswith("store") else None
+convert(sys.argv[1], sys.argv[2], dtype=sys.argv[3] or None, to=to)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
@@ -476,6 +477,24 @@ def test_memory_does_not_grow_with_the_file(tmp_path, run_program, target):
     grown = run_program(_LARGE, str(source), str(path), "float16" if target == "gguf" else "")
     assert int(grown.stdout) < 200_000  # KB
     assert path.stat().st_size > 300 << 20
+
+
+@pytest.mark.skipif(not hasattr(os, "pwrite"), reason="measures with getrusage")
+@pytest.mark.parametrize("dtype", ["", "float64"])  # whose chunks are not those of the source
+def test_nor_on_its_way_into_a_store(tmp_path, run_program, dtype):
+    rows = 400 if not dtype else 200
+    source = _zeros(tmp_path / "source.safetensors", rows)
+    wanted = np.arange(rows << 18, dtype=np.float32).reshape(rows, 1 << 18)
+    with source.open("r+b") as file:  # no two chunks alike
+        file.seek(-(rows << 20) - 3, os.SEEK_END)
+        wanted.tofile(file)
+    grown = run_program(_LARGE, str(source), str(tmp_path / "store"), dtype)
+    assert int(grown.stdout) < 200_000  # KB
+    with milepost.open(tmp_path / "store").latest as snapshot:
+        assert snapshot.spec("x").dtype == (dtype or "float32")
+        assert np.array_equal(snapshot["x"][-3:], wanted[-3:])
+        assert np.array_equal(snapshot["x"], wanted)
+    assert milepost.verify(tmp_path / "store") == []
 
 
 @pytest.mark.slow

@@ -161,3 +161,41 @@ def test_a_digested_array_and_its_pieces_are_frozen_and_slotted():
 def test_objects_are_refused_with_an_error_of_ours():
     with pytest.raises(UnsupportedObjectError, match="dtype object"):
         digest_array("a", np.array([object()]))
+
+
+class Halting:
+    """An array that comes in parts of any size."""
+
+    def __init__(self, array, cuts):
+        self.array, self.cuts = array, cuts
+        self.dtype, self.shape = array.dtype, array.shape
+
+    def __array__(self, dtype=None, copy=None):
+        raise AssertionError("it was read as a whole")
+
+    def stored_parts(self):
+        whole = memoryview(self.array.tobytes())
+        for start, stop in zip([0, *self.cuts], [*self.cuts, len(whole)], strict=True):
+            yield whole[start:stop]
+
+
+@pytest.mark.usefixtures("tiny_chunks")
+@given(st.integers(0, 40), st.lists(st.integers(0, 160), max_size=9), st.data())
+@settings(deadline=None)
+def test_an_array_in_parts_is_cut_like_a_whole_one(size, cuts, data):
+    array = np.arange(size, dtype="<i4")
+    cuts = sorted(min(cut, size * 4) for cut in cuts)
+    whole, found = digest_array("a", array), digest_array("a", Halting(array, cuts))
+    assert found.pieces == whole.pieces
+    chosen = [piece for piece in found.pieces if data.draw(st.booleans())]
+    expected = [bytes(view) for view in whole.data(chosen)]
+    assert [bytes(view) for view in found.data(chosen)] == expected
+
+
+@pytest.mark.parametrize("size", [5, 7])
+def test_an_array_in_parts_of_another_length_is_noticed(size):
+    array = Halting(np.arange(6, dtype="<i4"), [24])
+    found = digest_array("a", array)
+    array.array = np.arange(size, dtype="<i4")
+    with pytest.raises(UsageError, match="changed while"):
+        found.check()

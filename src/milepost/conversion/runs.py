@@ -86,7 +86,7 @@ def import_run(
 
     The folder is of TensorFlow, Orbax, PyTorch's distributed checkpoints, Lightning, Transformers'
     Trainer, or has files with numbers in their names. Nothing of it is run or changed, and no
-    framework is needed; one array at a time is in memory. What two checkpoints share is
+    framework is needed; arrays are in memory part by part. What two checkpoints share is
     written once.
 
     Arguments:

@@ -1,7 +1,8 @@
-"""A checkpoint in a store of milepost's. One array at a time is in memory."""
+"""A checkpoint in a store of milepost's."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,7 @@ def save(
 
 @dataclass(frozen=True, slots=True)
 class LazyTensor:
-    """A tensor as a state's leaf: read when it is asked for, and again when it is asked again."""
+    """A tensor as a state's leaf, which is in memory part by part (see `state.InParts`)."""
 
     tensor: Tensor
 
@@ -66,3 +67,6 @@ class LazyTensor:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return np.asarray(self.tensor.whole(), dtype=dtype)
+
+    def stored_parts(self) -> Iterator[memoryview]:
+        return self.tensor.data()
