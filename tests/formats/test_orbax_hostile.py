@@ -216,6 +216,8 @@ _WRONG_ARRAYS = {
     "objects": ({"dtype": "|O"}, VersionError),
     "records": ({"dtype": [["a", "<f4"]]}, DamagedError),
     "an unknown dtype": ({"dtype": "float3"}, VersionError),
+    "a list of dtypes as text": ({"dtype": ",f8"}, VersionError),
+    "a count that is computed": ({"dtype": "((2)f4"}, VersionError),
     "an unknown codec": ({"compressor": {"id": "pickle"}}, VersionError),
     "a codec that is no name": ({"compressor": {"id": ["zstd"]}}, VersionError),
     "filters": ({"filters": [{"id": "pickle"}]}, VersionError),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +16,8 @@ from milepost.errors import DamagedError, UnsupportedObjectError, VersionError
 from milepost.limits import is_shape, shown
 
 NAMES = {2: ".zarray", 3: "zarr.json"}
+# A type of version 2, as NumPy writes it: its byte order, its kind and its size.
+_TYPE = re.compile(r"[<>|=]?[a-zA-Z][0-9]{1,9}(\[\w{1,16}\])?", re.ASCII)
 _ZEROS = (None, 0, False, [0, 0])
 
 
@@ -162,11 +165,12 @@ def _dtype(value: Any, name: str) -> np.dtype[Any]:
         return dtypes.numpy_dtype(value)
     except KeyError:
         pass
+    unknown = VersionError(f"{name} has the dtype {value!r}, which milepost does not know")
+    if not _TYPE.fullmatch(value):  # NumPy would look for a list of types with counts in it
+        raise unknown
     try:
         dtype = np.dtype(value)
         dtypes.dtype_name(dtype)
     except (TypeError, ValueError, UnsupportedObjectError):
-        raise VersionError(
-            f"{name} has the dtype {value!r}, which milepost does not know"
-        ) from None
+        raise unknown from None
     return dtype
