@@ -221,3 +221,11 @@ def test_what_a_foreign_file_calls_a_type(monkeypatch):
     assert leaves["x"] == {"dtype": "uint8", "shape": [2, 9], "bytes": 18, "kind": "Q8 [4, 4]"}
     [x] = lines_of(CliRunner().invoke(show, ["any", "--dequantise"]).output)
     assert x == "x  float32  [4, 4]  64 B  100.0%"
+
+
+def test_a_configuration_of_another_tool_does_not_fill_the_terminal(cli, tmp_path):
+    save_file({"a": np.ones(2)}, tmp_path / "m.safetensors", {"config": "x" * 10_000})
+    shown = cli("show", tmp_path / "m.safetensors")
+    assert max(map(len, shown.out.splitlines())) < 400
+    assert "xxx..." in shown.out
+    assert "x" * 10_000 in cli("show", tmp_path / "m.safetensors", "--json").out

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import milepost
 from milepost.conversion import convert
+from milepost.errors import UsageError
 
 keras = pytest.importorskip("keras")
 
@@ -56,3 +58,22 @@ def test_bfloat16_weights_load(tmp_path):
     (tmp_path / "new.h5").rename(tmp_path / "new.weights.h5")
     other.load_weights(tmp_path / "new.weights.h5")
     _same(other, model)
+
+
+@pytest.mark.parametrize("name", ["source.keras", "source.h5"])
+def test_a_whole_model_becomes_one_of_ours(tmp_path, name):
+    model = _model()
+    model.save(tmp_path / name)
+    convert(tmp_path / name, tmp_path / "model", to="model")
+    loaded = milepost.load_model(tmp_path / "model")
+    _same(loaded, model)
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+    assert np.array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
+    assert type(loaded.optimizer).__name__ == "Adam"
+
+
+def test_weights_alone_are_no_model(tmp_path):
+    _model().save_weights(tmp_path / "source.weights.h5")
+    with pytest.raises(UsageError, match="no model's structure"):
+        convert(tmp_path / "source.weights.h5", tmp_path / "model", to="model")
+    assert not (tmp_path / "model").exists()

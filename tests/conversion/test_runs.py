@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,6 +116,54 @@ def test_numbered_files_share_what_they_have_in_common(numbered, tmp_path):
         assert np.asarray(store[step]["head"]).tolist() == [step] * 10
         assert store[step].metadata == {"epoch": str(step)}
     assert milepost.verify(tmp_path / "store") == []
+
+
+def test_a_store_is_no_run(numbered, tmp_path):
+    import_run(numbered, tmp_path / "store")
+    with pytest.raises(UsageError, match="is a store of milepost's already: copy"):
+        import_run(tmp_path / "store", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+_IMPORT = """
+import os, signal, sys
+from milepost.conversion import import_run
+calls, last = 0, int(sys.argv[3])
+
+def watch(event, arguments):
+    # Each change to the folder that the process makes: a file, a link, a name.
+    global calls
+    if event in ("open", "os.link", "os.rename", "os.remove") and sys.argv[2] in str(arguments[0]):
+        calls += 1
+        if calls == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(watch)
+import_run(sys.argv[1], sys.argv[2], resume=True)
+print(calls)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes")
+def test_killed_at_any_moment_it_leaves_whole_steps_and_can_be_resumed(
+    numbered, tmp_path, run_program
+):
+    counted = run_program(_IMPORT, str(numbered), str(tmp_path / "counted"), "0")
+    calls = int(counted.stdout)
+    assert calls > 20
+    for last in range(1, calls + 1, max(1, calls // 12)):
+        path = tmp_path / f"killed at {last}"
+        killed = run_program(_IMPORT, str(numbered), str(path), str(last), status=None)
+        assert killed.returncode == -signal.SIGKILL
+        if (path / "milepost.json").exists():
+            store = milepost.open(path)
+            assert store.steps == [1, 2, 3][: len(store.steps)]
+            assert milepost.verify(path) == []
+        import_run(numbered, path, resume=True)
+        store = milepost.open(path)
+        assert store.steps == [1, 2, 3]
+        assert [np.asarray(store[step]["head"])[0] for step in store] == [1, 2, 3]
+        assert milepost.verify(path) == []
 
 
 def test_steps_that_are_there_are_refused_or_passed_over(numbered, tmp_path):

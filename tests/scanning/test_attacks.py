@@ -309,3 +309,13 @@ def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "listdir", refused)
     assert milepost.scan(tmp_path).verdict == "unreadable"
+
+
+@pytest.mark.parametrize("elements", [1 << 30, 10**10])
+def test_a_tensor_that_repeats_its_storage_without_end_is_a_trick(tmp_path, elements):
+    torch.save({"w": torch.ones(1).expand(elements)}, tmp_path / "bomb.pt")
+    (finding,) = milepost.scan(tmp_path / "bomb.pt").findings
+    assert (finding.severity, finding.what) == (Severity.DANGEROUS, "w")
+    assert "'w' repeats 4 bytes" in finding.why
+    torch.save({"w": torch.ones(3).expand(40, 3)}, tmp_path / "small.pt")
+    assert milepost.scan(tmp_path / "small.pt").is_clean

@@ -89,8 +89,12 @@ def human_value(value: object) -> str:
 
 def human_plain(value: object) -> str:
     """A plain leaf's value, cut short."""
-    text = human_value(value) if isinstance(value, int) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return cut_short(human_value(value) if isinstance(value, int) else repr(value), 60)
+
+
+def cut_short(text: str, most: int) -> str:
+    """At most so many characters."""
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def bars(counts: Sequence[int]) -> str:

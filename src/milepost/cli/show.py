@@ -13,6 +13,7 @@ from milepost.cli.opening import open_snapshot
 from milepost.cli.options import STEP, STEP_HELP, as_json
 from milepost.cli.output import (
     bars,
+    cut_short,
     echo,
     echo_columns,
     echo_json,
@@ -26,6 +27,8 @@ from milepost.cli.tree import rows, tree
 if TYPE_CHECKING:
     from milepost.inspection import LeafStatistics
 
+# Other tools keep whole configurations in one line of text; --json has all of it.
+_LONGEST = 300
 _STATISTICS = ("min", "max", "mean", "std", "zeros", "NaN", "Inf", "histogram")
 
 
@@ -129,7 +132,7 @@ def _print_facts(snapshot: milepost.Snapshot, names: Sequence[str]) -> None:
     for key, value in facts.items():
         text = _one_line(value)
         if text:
-            echo(f"  {key + ':':<10} {text}")
+            echo(f"  {key + ':':<10} {cut_short(text, _LONGEST)}")
     echo()
 
 

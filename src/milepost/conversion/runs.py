@@ -103,7 +103,13 @@ def import_run(
             it are committed.
         StorageError: the store cannot be written.
     """
-    run = _with_unnumbered(find_run(os.path.abspath(os.fspath(folder))), skip_damaged)
+    path = os.path.abspath(os.fspath(folder))
+    if os.path.isdir(path) and Store.is_there(LocalStorage(path)):
+        raise UsageError(
+            f"{path} is a store of milepost's already: copy the folder, or one checkpoint of it "
+            "with milepost convert --to store"
+        )
+    run = _with_unnumbered(find_run(path), skip_damaged)
     writer = Writer(Store.open_or_create(LocalStorage(store)))
     present = [step for step in run.steps if step in writer.store]
     if present and not resume:

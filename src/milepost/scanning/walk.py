@@ -16,6 +16,7 @@ from milepost.errors import (
 )
 from milepost.formats.keras_config import KerasSnapshot
 from milepost.opening import Path
+from milepost.record import ArrayRecord
 from milepost.scanning.content import Budget, ContentScanner
 from milepost.scanning.keras_config import scan_config
 from milepost.scanning.operations import keras_configurations, scan_saved_model
@@ -140,13 +141,16 @@ def _opened(path: str) -> Iterator[Finding]:
             yield from scan_config(opened.structure.config, path)
             yield from scan_config(opened.structure.training, path)
         for name in opened:
-            yield from _plain(opened, path, name)
+            yield from _leaf(opened, path, name)
 
 
-def _plain(snapshot: Snapshot, path: str, name: str) -> Iterator[Finding]:
-    """A value that is no array may be one that only its framework can make anything of."""
+def _leaf(snapshot: Snapshot, path: str, name: str) -> Iterator[Finding]:
+    """What comes of reading a value, or nothing of an array: its reader may refuse."""
+    record = snapshot.record(name)
     try:
-        if not snapshot.spec(name).is_array:
+        if isinstance(record, ArrayRecord):
+            snapshot.read_box(name, record, tuple((0, 0) for _ in record.shape))
+        else:
             snapshot.read(name)
     except UntrustedError as error:
         yield Finding(Severity.DANGEROUS, path, name, str(error))
