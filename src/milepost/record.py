@@ -11,7 +11,7 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -95,6 +95,26 @@ class PlainRecord:
 
 
 Record: TypeAlias = ArrayRecord | PlainRecord
+
+
+def overlap(box: Box, offset: Sequence[int], shape: Sequence[int]) -> tuple[Box, Box] | None:
+    """Where a chunk and a box of the same array overlap; None if they do not.
+
+    First as a part of the box, then as a part of the chunk.
+    """
+    both = [
+        (max(start, o), min(stop, o + n))
+        for (start, stop), o, n in zip(box, offset, shape, strict=True)
+    ]
+    if any(start >= stop for start, stop in both):
+        return None
+    in_box = tuple((a - s, b - s) for (a, b), (s, _) in zip(both, box, strict=True))
+    return in_box, tuple((a - o, b - o) for (a, b), o in zip(both, offset, strict=True))
+
+
+def as_index(box: Box) -> Any:
+    """What gives the part of a NumPy array inside a box: a view, even of a 0-d array."""
+    return (*(slice(start, stop) for start, stop in box), ...)
 
 
 def chunk_boxes(

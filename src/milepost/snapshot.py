@@ -30,7 +30,9 @@ from milepost.record import (
     ForeignArray,
     PlainRecord,
     Record,
+    as_index,
     chunk_boxes,
+    overlap,
 )
 from milepost.source import ByteSource, fill_exactly
 from milepost.state import LeafSpec, ObjectInfo, Plain
@@ -95,6 +97,11 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}: {len(self)} leaves>"
+
+    @property
+    def files(self) -> list[str]:
+        """The paths of the files whose bytes it reads itself; a format may have others."""
+        return [file.name for file in self._files]
 
     def __enter__(self) -> Self:
         return self
@@ -208,26 +215,17 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
         memory = aligned(math.prod(shape) * dtype.itemsize)
         result = memory.view(dtype).reshape(shape)
         for chunk in record.chunks:
-            overlap = [
-                (max(start, o), min(stop, o + n))
-                for (start, stop), o, n in zip(box, chunk.offset, chunk.shape, strict=True)
-            ]
-            if any(start >= stop for start, stop in overlap):
+            found = overlap(box, chunk.offset, chunk.shape)
+            if found is None:
                 continue
-            target: Any = tuple(
-                slice(a - s, b - s) for (a, b), (s, _) in zip(overlap, box, strict=True)
-            )
-            source: Any = tuple(
-                slice(a - o, b - o) for (a, b), o in zip(overlap, chunk.offset, strict=True)
-            )
-            part = result[(*target, ...)]  # with `...` a view, even of a 0-d array
+            part = result[as_index(found[0])]
             if part.shape == chunk.shape and part.flags.c_contiguous:
                 # The chunk lies in the result as it lies in the file: no copy between.
                 self._fill(name, chunk, part)
             else:
                 whole = np.empty(chunk.shape, dtype)
                 self._fill(name, chunk, whole)
-                part[...] = whole[(*source, ...)]
+                part[...] = whole[as_index(found[1])]
         return result
 
     def _fill(self, name: str, chunk: Chunk, target: Array) -> None:

@@ -18,6 +18,7 @@ from milepost.conversion.writers import Options, Writer
 from milepost.dtypes import Array
 from milepost.errors import UsageError
 from milepost.formats.safetensors import ModelSnapshot
+from milepost.formats.sharding import size_in_bytes
 from milepost.opening import Path
 from milepost.opening import open as open_path
 from milepost.record import Box
@@ -76,7 +77,7 @@ def convert(
     began = time.monotonic()
     path = os.path.abspath(os.fspath(dst))
     target = targets.target_of(path, to, sharded=shard_size is not None)
-    size = None if shard_size is None else targets.size_in_bytes(shard_size)
+    size = None if shard_size is None else size_in_bytes(shard_size)
     if step_number is not None and target != "store":
         raise UsageError(f"step_number is for stores: the target is {target}")
     if os.path.lexists(path) and not overwrite and target != "store":

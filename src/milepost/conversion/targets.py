@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 
 from milepost.conversion.writers import Writer
 from milepost.errors import UsageError
-from milepost.limits import shown
 from milepost.storage.local import LocalStorage
 from milepost.store import Store
 
@@ -25,9 +23,6 @@ _EXTENSIONS = {
 }
 NAMES = tuple(_EXTENSIONS)
 _MODULES = {"weights.h5": "h5"}
-_LONGEST_SIZE = 30
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_UNITS |= {f"{unit}I": 1 << 10 * power for power, unit in enumerate("KMGT", 1)}
 
 
 def target_of(path: str, to: str | None, *, sharded: bool) -> str:
@@ -67,20 +62,3 @@ def writer_of(target: str) -> Writer:
     name = _MODULES.get(target, target)
     writer: Writer = importlib.import_module(f"milepost.conversion.writers.{name}")
     return writer
-
-
-def size_in_bytes(size: int | str) -> int:
-    """A size in bytes, of a number or a text such as `"2GB"` or `"500 MiB"`.
-
-    Raises:
-        UsageError: it is none, or less than one byte.
-    """
-    text = size if isinstance(size, str) else str(size)
-    text = text if len(text) < _LONGEST_SIZE else ""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?I?)B?", text.strip().upper())
-    if isinstance(size, bool) or found is None or found[2] not in _UNITS:
-        raise UsageError(f"shard_size must be a size such as '2GB': found {shown(size)}")
-    number = int(float(found[1]) * _UNITS[found[2]])
-    if number < 1:
-        raise UsageError(f"shard_size must be one byte at least: found {shown(size)}")
-    return number

@@ -62,11 +62,6 @@ class ModelSnapshot(Snapshot):
         description = Description("milepost model", self.document.metadata, {"": info})
         super().__init__(name or files[0].name, self.document.records, files, description)
 
-    @property
-    def files(self) -> list[str]:
-        """The paths of its files."""
-        return [file.name for file in self._files]
-
     def facts(self) -> dict[str, Any]:
         document = self.document
         return {

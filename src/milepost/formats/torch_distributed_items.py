@@ -22,7 +22,7 @@ from milepost.formats.folder import Folder
 from milepost.formats.names import leaf_name
 from milepost.formats.torch_calls import STORAGES
 from milepost.limits import is_shape, is_size
-from milepost.record import Box, PlainRecord
+from milepost.record import Box, PlainRecord, as_index, overlap
 from milepost.source import ByteSource
 from milepost.state import is_plain
 
@@ -114,20 +114,13 @@ class ShardedTensor:
         if result.size == 0:
             return result
         for number, piece in enumerate(self.pieces):
-            overlap = [
-                (max(start, o), min(stop, o + n))
-                for (start, stop), o, n in zip(box, piece.offset, piece.shape, strict=True)
-            ]
-            if any(start >= stop for start, stop in overlap):
-                continue
-            target: Any = tuple(
-                slice(a - s, b - s) for (a, b), (s, _) in zip(overlap, box, strict=True)
-            )
-            inside = [(a - o, b - o) for (a, b), o in zip(overlap, piece.offset, strict=True)]
-            result[(*target, ...)] = self._read(number, inside)
+            found = overlap(box, piece.offset, piece.shape)
+            if found is not None:
+                target, inside = found
+                result[as_index(target)] = self._read(number, inside)
         return result
 
-    def _read(self, number: int, box: list[tuple[int, int]]) -> Array:
+    def _read(self, number: int, box: Box) -> Array:
         piece = self.pieces[number]
         source = piece.item.open()
         try:

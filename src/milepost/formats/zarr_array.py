@@ -22,7 +22,7 @@ from milepost.encodings.compressed import MAX_RATIO, decompress
 from milepost.encodings.crc32c import checksum
 from milepost.errors import DamagedError, UsageError
 from milepost.formats.zarr_metadata import Layout
-from milepost.record import Box
+from milepost.record import Box, as_index, overlap
 
 Index = tuple[int, ...]
 
@@ -101,13 +101,10 @@ class ZarrArray:
         for index in self._touched(box):
             chunk: Any = self._chunk(index)
             low = [i * n for i, n in zip(index, layout.chunk, strict=True)]
-            overlap = [
-                (max(start, o), min(stop, o + n))
-                for (start, stop), o, n in zip(box, low, layout.chunk, strict=True)
-            ]
-            target = tuple(slice(a - s, b - s) for (a, b), (s, _) in zip(overlap, box, strict=True))
-            part = tuple(slice(a - o, b - o) for (a, b), o in zip(overlap, low, strict=True))
-            result[(*target, ...)] = 0 if chunk is None else chunk[(*part, ...)]
+            found = overlap(box, low, layout.chunk)
+            if found is not None:
+                target, inside = map(as_index, found)
+                result[target] = 0 if chunk is None else chunk[inside]
         return cast(Array, result)
 
     def _touched(self, box: Box) -> Iterator[Index]:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from milepost.errors import MilepostError, UsageError
 from milepost.formats import model_file, sharded
 from milepost.formats.model_file import ModelDocument
 from milepost.formats.safetensors import ModelSnapshot
-from milepost.limits import shown
+from milepost.formats.sharding import grouped, size_in_bytes
 from milepost.model.write import contents, digested
-from milepost.pieces import DigestedArray
 from milepost.state import Leaf
 from milepost.storage.filesystem import FileSystem
 from milepost.storage.folder import Contents, replace_folder
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_UNITS |= {f"{unit}I": 1 << 10 * power for power, unit in enumerate("KMGT", 1)}
 # What a folder may hold beside the tensors and their index: how the hub describes a model.
 _DESCRIPTIONS = ("config.json", "generation_config.json")
 
@@ -43,10 +39,10 @@ def write_shards(
         UsageError: the target holds something else than a model that was saved so.
         StorageError, PathNotFoundError: it cannot be written; what was there is as it was.
     """
-    limit = _size(shard_size)
+    limit = size_in_bytes(shard_size)
     replaced = _files_of(folder)
     arrays, records = digested(leaves, ties)
-    groups = list(_grouped(arrays.values(), limit))
+    groups = list(grouped(arrays.values(), limit))
     first = model_file.encode(replace(document, records=records, shards=len(groups)))
     files: dict[str, Contents] = {}
     weight_map: dict[str, str] = {}
@@ -62,31 +58,6 @@ def write_shards(
     files |= {name: ([text], len(text)) for name, text in texts.items()}
     replace_folder(folder, files, replaced, filesystem)
     return total
-
-
-def _grouped(arrays: Iterable[DigestedArray], limit: int) -> Iterator[list[DigestedArray]]:
-    """Arrays in their order, as many in each group as fit; one group at least."""
-    group: list[DigestedArray] = []
-    size = 0
-    for array in arrays:
-        if group and size + array.nbytes > limit:
-            yield group
-            group, size = [], 0
-        group.append(array)
-        size += array.nbytes
-    yield group
-
-
-def _size(shard_size: int | str) -> int:
-    """A size in bytes, of a number or a text such as `"2GB"` or `"500 MiB"`."""
-    text = shard_size if isinstance(shard_size, str) else str(shard_size)
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?I?)B?", text.strip().upper())
-    if isinstance(shard_size, bool) or found is None or found[2] not in _UNITS:
-        raise UsageError(f"shard_size must be a size such as '2GB': found {shown(shard_size)}")
-    size = int(float(found[1]) * _UNITS[found[2]])
-    if size < 1:
-        raise UsageError(f"shard_size must be one byte at least: found {shown(shard_size)}")
-    return size
 
 
 def _files_of(folder: str) -> list[str]:

@@ -16,6 +16,7 @@ from milepost.digest import Buffer
 from milepost.errors import MilepostError, UsageError
 from milepost.formats import model_file, sharded
 from milepost.formats.safetensors import ModelSnapshot
+from milepost.formats.sharding import grouped
 from milepost.limits import is_writable
 from milepost.record import encode_plain
 from milepost.state import Plain
@@ -82,7 +83,7 @@ def _text(value: Any) -> str:
 
 def _write_folder(path: str, content: Content, shard_size: int) -> Written:
     replaced = _files_of(path)
-    groups = list(_grouped(content.tensors.values(), shard_size))
+    groups = list(grouped(content.tensors.values(), shard_size))
     metadata = _metadata(content)
     files: dict[str, Contents] = {}
     weight_map: dict[str, str] = {}
@@ -103,19 +104,6 @@ def _contents(tensors: Iterable[Tensor], metadata: Mapping[str, str]) -> Content
     return itertools.chain([header], data), len(header) + length
 
 
-def _grouped(tensors: Iterable[Tensor], limit: int) -> Iterable[list[Tensor]]:
-    """Tensors in their order, as many in each group as fit; one group at least."""
-    group: list[Tensor] = []
-    size = 0
-    for tensor in tensors:
-        if group and size + tensor.nbytes > limit:
-            yield group
-            group, size = [], 0
-        group.append(tensor)
-        size += tensor.nbytes
-    yield group
-
-
 def _files_of(folder: str) -> list[str]:
     """The files of a folder that gives way: one that holds nothing but shards and their index.
 
@@ -131,8 +119,7 @@ def _files_of(folder: str) -> list[str]:
     try:
         with sharded.open_folder(folder) as snapshot:
             if not isinstance(snapshot, ModelSnapshot):
-                ours = {os.path.basename(file.name) for file in snapshot._files}
-                ours.add(sharded.INDEX)
+                ours = {*map(os.path.basename, snapshot.files), sharded.INDEX}
     except MilepostError:
         pass  # what cannot be read may be anything
     if names - ours:
