@@ -4,7 +4,7 @@
 #   make test    install every framework, and run the whole test suite
 #   make lint    format, style, types, layers
 #   make sweep   the long tests, which `make test` leaves out
-#   make fuzz    every format, changed at random 200,000 times: hours
+#   make fuzz    every format, changed 200,000 times at random and as many times guided: hours
 #   make bench   milepost beside its peers, on this machine
 
 PYTHON ?= python3
@@ -32,8 +32,9 @@ sweep: $(VENV)/dev
 
 FUZZ ?= 200000
 
-fuzz: $(VENV)/dev
+fuzz: $(VENV)/fuzz
 	MILEPOST_FUZZ=$(FUZZ) $(PYTEST) --timeout=0 tests/formats -k changed_at_random
+	$(BIN)/python -m tests.fuzz --runs $(FUZZ)
 
 lint: $(VENV)/dev
 	$(BIN)/ruff format --check src tests benchmarks
@@ -63,6 +64,10 @@ $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/bench: $(VENV)/dev
 	$(PIP) --editable ".[bench]"
+	@touch $@
+
+$(VENV)/fuzz: $(VENV)/dev
+	$(PIP) --editable ".[fuzz]"
 	@touch $@
 
 $(VENV)/demo: pyproject.toml constraints.txt | $(VENV)/bin/python
