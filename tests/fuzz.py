@@ -1,6 +1,6 @@
 """Changes to files that seek out new code: coverage-guided fuzzing of every format.
 
-    python -m tests.fuzz [--runs N] [PREFIX ...]
+    python -m tests.fuzz [--runs N] [--seed N] [PREFIX ...]
 
 Starts from the files that the formats' tests make, one process for each class of them, named
 as `onnx.TestRaw`. Of a folder, one file is changed at a time. Checksums are not compared
@@ -28,23 +28,25 @@ LARGEST = 1 << 18
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("--runs", type=int, default=200_000, help="for each class")
+    parser.add_argument("--seed", type=int, default=7, help="of the changes that are tried")
     parser.add_argument("--one", type=Path, help="in this process, with the files of this class")
     parser.add_argument("prefixes", nargs="*", default=[""], help="of the classes' names")
     options = parser.parse_args(arguments)
     if options.one:
-        fuzz_one(options.one, options.runs)
+        fuzz_one(options.one, options.runs, options.seed)
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
-        return fuzz_all(Path(folder), options.runs, tuple(options.prefixes))
+        return fuzz_all(Path(folder), options.runs, options.seed, tuple(options.prefixes))
 
 
-def fuzz_all(folder: Path, runs: int, prefixes: tuple[str, ...]) -> int:
+def fuzz_all(folder: Path, runs: int, seed: int, prefixes: tuple[str, ...]) -> int:
     """Every class's files, each in a process of its own; the number of those that broke."""
     environment = {**os.environ, "MILEPOST_SEEDS": str(folder), "KERAS_BACKEND": "tensorflow"}
     subprocess.run([sys.executable, "-m", "pytest", *SEEDS], cwd=ROOT, env=environment, check=True)
     broken = 0
     for kind in sorted(folder.iterdir()):
         if kind.name.startswith(prefixes):
-            command = [sys.executable, "-m", "tests.fuzz", f"--runs={runs}", f"--one={kind}"]
+            numbers = [f"--runs={runs}", f"--seed={seed}"]
+            command = [sys.executable, "-m", "tests.fuzz", *numbers, f"--one={kind}"]
             done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False)
             broken += done.returncode != 0
             told = [line for line in done.stderr.splitlines() if not line.startswith("INFO: ")]
@@ -54,7 +56,7 @@ def fuzz_all(folder: Path, runs: int, prefixes: tuple[str, ...]) -> int:
     return broken
 
 
-def fuzz_one(kind: Path, runs: int) -> None:
+def fuzz_one(kind: Path, runs: int, seed: int) -> None:
     """Changes to the files of one class; ends the process."""
     import atheris
 
@@ -92,8 +94,8 @@ def fuzz_one(kind: Path, runs: int) -> None:
         return (data[:1] + mutated(data[1:], chance, originals))[:most]
 
     (kind / "seeds").mkdir()
-    for number, seed in enumerate(seeds):
-        (kind / "seeds" / str(number)).write_bytes(seed)
+    for number, data in enumerate(seeds):
+        (kind / "seeds" / str(number)).write_bytes(data)
     options = [
         f"-max_len={max(LARGEST, 1 + max(map(len, originals)))}",
         "-rss_limit_mb=0",
@@ -101,7 +103,7 @@ def fuzz_one(kind: Path, runs: int) -> None:
         "-len_control=0",
         "-mutate_depth=2",
     ]
-    options += [f"-runs={runs}", "-seed=7", "-artifact_prefix=fuzz-", str(kind / "seeds")]
+    options += [f"-runs={runs}", f"-seed={seed}", "-artifact_prefix=fuzz-", str(kind / "seeds")]
     atheris.Setup([sys.argv[0], *options], read_changed, custom_mutator=mutate)
     atheris.Fuzz()
 
