@@ -140,7 +140,8 @@ def _one_line(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else ""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {human_value(item)}" for name, item in value.items())
+        told = {name: item for name, item in value.items() if item not in ({}, [], "")}
+        return ", ".join(f"{name} {human_value(item)}" for name, item in told.items())
     return ", ".join(map(_item, value)) if isinstance(value, list) else str(value)
 
 
