@@ -71,6 +71,8 @@ HOSTILE = {
     "an empty list for a key": b"\x81\x90\xc0",
     "a float for a key": b"\x81\xcb" + bytes(8) + b"\xc0",
     "true for a key": b"\x81\xc3\xc0",
+    "a map for a key": b"\x81\x81\xa1a\xc0\xc0",
+    "maps for keys of maps, deeply": b"\x81" * 10_000 + b"\xc0" * 10_001,
     "nested deeply": nested(1000),
     "nested very deeply": nested(10_000_000),
     "millions of values": b"\xdd\x00\x98\x96\x80" + b"\xc0" * 10_000_000,

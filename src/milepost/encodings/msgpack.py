@@ -144,7 +144,7 @@ class _Reader:
     def _map(self, length: int, depth: int) -> dict[str | int, Value]:
         result: dict[str | int, Value] = {}
         for _ in range(length):
-            key = self.value(_MAX_DEPTH)  # which lets no list or map with something in it be one
+            key = self.value(depth + 1)
             if isinstance(key, bool) or not isinstance(key, str | int):
                 raise self.damaged(f"{shown(key)} is no key")
             if key in result or (isinstance(key, str) and len(key) > _MAX_KEY):
