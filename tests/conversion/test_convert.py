@@ -415,13 +415,32 @@ def test_the_target_must_be_known(tmp_path):
 
 def test_names_that_a_format_cannot_hold(tmp_path):
     Checkpoint(a={"b": np.ones(1, np.float32)}).save(tmp_path / "source")
-    for name, new in (("x.npz", "../b"), ("x.h5", "a//b"), ("x.gguf", "n" * 64)):
+    for name, new in (
+        ("x.npz", "../b"),
+        ("x.h5", "a//b"),
+        ("x.h5", "/".join("a" * 65)),
+        ("x.gguf", "n" * 64),
+    ):
         with pytest.raises(UsageError, match="leaf"):
             convert(tmp_path / "source", tmp_path / name, rename={"a/b": new})
     state = {"x": {"y": np.ones(1)}, "z": np.ones(1)}
     Checkpoint(s=state).save(tmp_path / "other")
     with pytest.raises(UsageError, match="would be the folder of"):
         convert(tmp_path / "other", tmp_path / "x.h5", rename={"s/z": "s/x"})
+
+
+def test_the_longest_names_that_a_format_holds_come_back(tmp_path):
+    Checkpoint(a=np.arange(3.0)).save(tmp_path / "source")
+    for name, new in (
+        ("x.npz", "n" * 2000),
+        ("x.h5", "/".join("a" * 64)),
+        ("x.safetensors", "n" * 2000),
+        ("x.pt", "n" * 2000),
+    ):
+        convert(tmp_path / "source", tmp_path / name, rename={"a": new})
+        with milepost.open(tmp_path / name) as snapshot:
+            assert list(snapshot) == [new]
+            assert np.array_equal(snapshot[new], np.arange(3.0))
 
 
 def test_a_model_is_saved_again_with_what_was_said_of_it(tmp_path):

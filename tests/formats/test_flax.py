@@ -107,6 +107,14 @@ def test_many_keys_and_long_ones(tmp_path):
         same_value(snapshot["a key of more than thirty-one bytes9"][2:5], np.arange(2, 5), "slice")
 
 
+@pytest.mark.parametrize("length", [255, 256, 2_000, 65_535])
+def test_the_first_key_is_as_long_as_a_key_may_be(tmp_path, length):
+    (tmp_path / "a").write_bytes(msgpack_serialize({"n" * length: np.arange(3)}))
+    with milepost.open(tmp_path / "a") as snapshot:
+        assert list(snapshot) == ["n" * length]
+        same_value(snapshot["n" * length][:], np.arange(3), "array")
+
+
 def array(shape, dtype, data, code=1):
     return msgpack.ExtType(code, msgpack.packb((shape, dtype, data)))
 

@@ -41,6 +41,9 @@ _MAX_PARTS = 100
 # NumPy's names where they are not ours.
 _NAMES = {"float128": "x87_float128", "complex256": "x87_complex256"}
 
+# Bytes of a text's length, by the kind of text: up to the longest key that is read.
+_LENGTHS = {0xD9: 1, 0xDA: 2}
+
 
 def recognises(place: Place) -> bool:
     """A map whose first key is a printable text. It has no mark: ask all others before."""
@@ -49,11 +52,14 @@ def recognises(place: Place) -> bool:
         return False
     position = {0xDE: 3, 0xDF: 5}.get(start[0], 1)
     kind = start[position] if position < len(start) else 0
+    position += 1
     if 0xA1 <= kind <= 0xBF:
-        key = start[position + 1 : position + 1 + (kind & 0x1F)]
-        return len(key) == kind & 0x1F and _is_text(key)
-    length = start[position + 1] if kind == 0xD9 and position + 1 < len(start) else 0
-    key = start[position + 2 : position + 2 + length]
+        length = kind & 0x1F
+    else:
+        width = _LENGTHS.get(kind, 0)
+        length = int.from_bytes(start[position : position + width], "big")
+        position += width
+    key = place.head(position + length)[position:]
     return 0 < length == len(key) and _is_text(key)
 
 

@@ -30,9 +30,10 @@ _MAX_LEAVES = 30_000
 
 def recognises(place: Place) -> bool:
     """A zip archive whose first member is called `.npy`."""
+    if not place.start.startswith(MARK):
+        return False
     length = int.from_bytes(place.start[26:28], "little")
-    name = place.start[30 : 30 + length]
-    return place.start.startswith(MARK) and name.endswith(_SUFFIX.encode())
+    return place.head(30 + length)[30:].endswith(_SUFFIX.encode())
 
 
 def open_place(place: Place) -> Snapshot:

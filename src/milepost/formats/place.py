@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from milepost.errors import PathNotFoundError
 from milepost.source import read_exactly
 from milepost.storage.local import FileSource, open_file
 
-# Enough for every format's mark, that of an HDF5 file behind a user block excepted.
+# Enough for every format's mark but an HDF5 file's behind a user block, and long first names.
 _START = 512
 # A TensorFlow checkpoint has no file of its own name: `ckpt-7` is `ckpt-7.index` and its data.
 _INDEX = ".index"
@@ -33,6 +34,14 @@ class Place:
     def open(self) -> FileSource:
         """The file, opened for reading."""
         return open_file(self.path)
+
+    def head(self, length: int) -> bytes:
+        """The first `length` bytes of the file, or all of one that is shorter."""
+        length = min(length, self.size)
+        if length <= len(self.start):
+            return self.start[:length]
+        with contextlib.closing(self.open()) as source:
+            return bytes(read_exactly(source, 0, length))
 
     def beside(self, name: str) -> str:
         """The path of `name` in the folder, or in the folder of the file."""

@@ -17,6 +17,7 @@ from milepost import dtypes
 from milepost.conversion.content import Content, Tensor
 from milepost.conversion.writers import Options, Written
 from milepost.digest import Buffer
+from milepost.encodings.hdf5 import DEEPEST
 from milepost.errors import MissingPackageError, StorageError, UsageError
 from milepost.state import Plain
 from milepost.storage.filesystem import OperatingSystem
@@ -59,12 +60,16 @@ def write(path: str, content: Content, options: Options) -> Written:
 
 
 def _check_names(names: list[str]) -> None:
-    """Raises UsageError for one that is no path, or that another is a folder of."""
+    """Raises UsageError for one that is no path, or too deep, or that another is a folder of."""
     taken = set(names)
     for name in names:
         parts = name.split("/")
         if {"", ".", ".."} & set(parts) or "\0" in name:
             raise UsageError(f"leaf {name!r} cannot be a path in an HDF5 file: rename it")
+        if len(parts) > DEEPEST:
+            raise UsageError(
+                f"leaf {name[:80]!r}... would lie in more than {DEEPEST} groups: rename it"
+            )
         for end in range(1, len(parts)):
             above = "/".join(parts[:end])
             if above in taken:

@@ -24,7 +24,7 @@ from milepost.encodings.hdf5.objects import MARK, find_base, read_header, read_s
 from milepost.errors import UntrustedError
 from milepost.source import ByteSource
 
-_DEEPEST = 64
+DEEPEST = 64  # groups around a dataset, the root among them
 _MOST_AGAIN = 1000  # other names of what has one already
 
 
@@ -72,7 +72,11 @@ class _Walk:
         image = self.image
         self._again += address in self._seen
         self._seen.add(address)
-        if address in above or len(above) > _DEEPEST or self._again > _MOST_AGAIN:
+        if len(above) > DEEPEST:
+            raise UntrustedError(
+                f"{image.source.name}: {path[:80]!r} lies in more than {DEEPEST} groups"
+            )
+        if address in above or self._again > _MOST_AGAIN:
             raise UntrustedError(
                 f"{image.source.name}: {path[:80]!r} leads back to a group around it, or there "
                 "are far too many ways to the same thing"
