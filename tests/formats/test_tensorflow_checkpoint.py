@@ -111,12 +111,13 @@ def keras_run(tf, tmp_path_factory):
     keras = pytest.importorskip("keras")
 
     def make(folder):
-        layers = [keras.Input((4,)), keras.layers.Dense(5), keras.layers.BatchNormalization()]
-        model = keras.Sequential([*layers, keras.layers.Dense(2)])
+        first = keras.layers.Dense(5, name="first")
+        layers = [keras.Input((4,)), first, keras.layers.BatchNormalization()]
+        model = keras.Sequential([*layers, keras.layers.Dense(2)], name="named")
         optimizer = keras.optimizers.Adam()
         optimizer.build(model.trainable_variables)
         tf.train.Checkpoint(model=model, optimizer=optimizer).save(str(folder / "ckpt"))
-        kernel = np.asarray(model.layers[0].kernel)
+        kernel = np.asarray(first.kernel)
         return expected(folder / "ckpt-1"), kernel
 
     return copied(tmp_path_factory, "keras", make)
@@ -137,7 +138,7 @@ class TestKeras(FormatTests):
         with self.opened(made[0]) as snapshot:
             kernel = self.once[1][1]
             assert np.array_equal(snapshot["model/_functional/_operations/1/_kernel"], kernel)
-            assert np.array_equal(snapshot["sequential/dense/kernel"], kernel)
+            assert np.array_equal(snapshot["named/first/kernel"], kernel)
 
     def test_prefix_and_index_and_folder_are_one(self, made):
         for path in (made[0], made[0].with_name("ckpt-1.index"), made[0].parent):

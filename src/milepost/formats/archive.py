@@ -1,14 +1,23 @@
-"""Snapshots of zip archives whose members are arrays."""
+"""Zip archives: how they begin, and snapshots of those whose members are arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from milepost.encodings.zip import Archive
+from milepost.encodings.zip import MARK, Archive
 from milepost.errors import MilepostError
+from milepost.formats.place import Place
 from milepost.record import Record
 from milepost.snapshot import Damage, Description, Snapshot
 from milepost.source import ByteSource
+
+
+def first_member(place: Place) -> bytes:
+    """The name of the member that a zip archive begins with; empty for another file."""
+    if not place.start.startswith(MARK):
+        return b""
+    length = int.from_bytes(place.start[26:28], "little")
+    return place.head(30 + length)[30:]
 
 
 class ArchiveSnapshot(Snapshot):

@@ -40,7 +40,6 @@ _MAX_ARRAYS = 30_000
 _MAX_PARTS = 100
 # NumPy's names where they are not ours.
 _NAMES = {"float128": "x87_float128", "complex256": "x87_complex256"}
-
 # Bytes of a text's length, by the kind of text: up to the longest key that is read.
 _LENGTHS = {0xD9: 1, 0xDA: 2}
 

@@ -21,6 +21,7 @@ from typing import IO, Any
 from milepost.encodings import hdf5
 from milepost.encodings.zip import MARK, Archive, read_archive
 from milepost.errors import DamagedError, MilepostError, UnknownFormatError, UntrustedError
+from milepost.formats.archive import first_member
 from milepost.formats.hdf5 import records, shown_attributes
 from milepost.formats.keras_config import KerasSnapshot, KerasStructure, read_json
 from milepost.formats.place import Place
@@ -47,8 +48,7 @@ def recognises(place: Place) -> bool:
     try:
         return {_CONFIG} < _NAMES & read_archive(source).members.keys()
     except MilepostError:  # it is opened if its first member is one of Keras's: that says why
-        length = int.from_bytes(place.start[26:28], "little")
-        return place.start[30 : 30 + length].decode("latin-1") in _NAMES
+        return first_member(place).decode("latin-1") in _NAMES
     finally:
         source.close()
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from milepost.encodings.npy import read_header
-from milepost.encodings.zip import MARK, read_archive
+from milepost.encodings.zip import read_archive
 from milepost.errors import DamagedError, UnknownFormatError
-from milepost.formats.archive import ArchiveSnapshot
+from milepost.formats.archive import ArchiveSnapshot, first_member
 from milepost.formats.names import leaf_name
 from milepost.formats.npy import array_record
 from milepost.formats.place import Place
@@ -30,10 +30,7 @@ _MAX_LEAVES = 30_000
 
 def recognises(place: Place) -> bool:
     """A zip archive whose first member is called `.npy`."""
-    if not place.start.startswith(MARK):
-        return False
-    length = int.from_bytes(place.start[26:28], "little")
-    return place.head(30 + length)[30:].endswith(_SUFFIX.encode())
+    return first_member(place).endswith(_SUFFIX.encode())
 
 
 def open_place(place: Place) -> Snapshot:

@@ -25,9 +25,9 @@ from typing import Any
 
 from milepost import dtypes
 from milepost.encodings.strided import c_strides
-from milepost.encodings.zip import MARK, Archive, read_archive
+from milepost.encodings.zip import Archive, read_archive
 from milepost.errors import DamagedError, UnknownFormatError, VersionError
-from milepost.formats.archive import ArchiveSnapshot
+from milepost.formats.archive import ArchiveSnapshot, first_member
 from milepost.formats.arrays import stored_array, strided_array
 from milepost.formats.names import leaf_name
 from milepost.formats.place import Place
@@ -62,9 +62,7 @@ class _Found:
 
 def recognises(place: Place) -> bool:
     """A zip archive that begins with a part of an exported program."""
-    length = int.from_bytes(place.start[26:28], "little")
-    name = place.start[30 : 30 + length]
-    return place.start.startswith(MARK) and _FIRST.match(name) is not None
+    return _FIRST.match(first_member(place)) is not None
 
 
 def open_place(place: Place) -> Snapshot:

@@ -19,6 +19,7 @@ from typing import Any
 from milepost.encodings.pickle import interpret
 from milepost.encodings.zip import MARK, Archive, read_archive
 from milepost.errors import DamagedError, MilepostError
+from milepost.formats.archive import first_member
 from milepost.formats.place import Place as FilePlace
 from milepost.formats.torch_calls import Builder
 from milepost.formats.torch_records import Place, Records
@@ -38,8 +39,7 @@ def recognises(place: FilePlace) -> bool:
     """A zip archive that has a `data.pkl` in its one folder."""
     if not place.start.startswith(MARK):
         return False
-    length = int.from_bytes(place.start[26:28], "little")
-    if _FIRST.fullmatch(place.start[30 : 30 + length]):
+    if _FIRST.fullmatch(first_member(place)):
         return True
     file = place.open()
     try:
