@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -21,3 +22,34 @@ def aligned(nbytes: int, boundary: int = ALIGNMENT) -> Array:
     start = -memory.ctypes.data % boundary
     result: Array = memory[start : start + nbytes]
     return result
+
+
+class Buffers:
+    """Memory that is used again and again: fresh memory costs more to touch than to fill.
+
+    Threads may share one. A copy or a pickle of one begins empty.
+    """
+
+    def __init__(self, most: int, boundary: int) -> None:
+        """At most so many buffers are kept for later, each aligned to `boundary`."""
+        self._most, self._boundary = most, boundary
+        self._free: list[Array] = []
+        self._turn = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Buffers, (self._most, self._boundary)
+
+    def take(self, nbytes: int) -> Array:
+        """A buffer of so many bytes or more, whatever is in it."""
+        with self._turn:
+            for index, buffer in enumerate(self._free):
+                if len(buffer) >= nbytes:
+                    return self._free.pop(index)
+            self._free.clear()  # what is too small now will hardly be wanted again
+        return aligned(nbytes, self._boundary)
+
+    def give(self, buffer: Array) -> None:
+        """Take a buffer back that nobody uses any more."""
+        with self._turn:
+            if len(self._free) < self._most:
+                self._free.append(buffer)

@@ -8,7 +8,7 @@ value (None, bool, int, float, str, bytes). Beside its leaves a state knows its 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
@@ -129,12 +129,14 @@ class State:
         objects: the structure and configuration of each top-level object, by its name.
         rules: name of a subtree -> how a restore may depart from a match there.
         ties: name -> the earlier name whose memory it shares.
+        immutable: the leaves whose array can never change: another value is another array.
     """
 
     leaves: Mapping[str, Leaf]
     objects: Mapping[str, ObjectInfo] = field(default_factory=dict)
     rules: Mapping[str, Rule] = field(default_factory=dict)
     ties: Mapping[str, str] = field(default_factory=dict)
+    immutable: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from milepost.digest import Buffer
 from milepost.pieces import DigestedArray, cut_array, digest_array
 from milepost.record import ArrayRecord, Chunk, PlainRecord, Record, Shape
 from milepost.state import Leaf, is_array, is_plain
-from milepost.storage.direct import DirectWriter
+from milepost.storage.direct import DirectWriter, buffer_bytes
 from milepost.storage.filesystem import BLOCK, FileSystem, Handle
 from milepost.storage.local import replacing
 
@@ -62,8 +62,8 @@ def _write_data(
     """
     checked: list[DigestedArray] = []
     digests: dict[tuple[str, int], str] = {}
-    largest = max((piece.nbytes for a in arrays.values() for piece in a.pieces), default=0)
-    with DirectWriter(fs, handle, start, largest) as writer:
+    sizes = [piece.nbytes for array in arrays.values() for piece in array.pieces]
+    with DirectWriter(fs, handle, start, buffer_bytes(max(sizes, default=0), sum(sizes))) as writer:
         for array in _ordered(arrays.values()):
             pieces = []
             for piece, data in array.present(array.pieces):

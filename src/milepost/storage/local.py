@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager
 from milepost.digest import Buffer
 from milepost.errors import MilepostError, NotAStoreError, PathNotFoundError, StorageError
 from milepost.source import ByteSource
+from milepost.storage.base import NewObject
+from milepost.storage.direct import NewFile, buffer_bytes, staging
 from milepost.storage.filesystem import UNSUPPORTED, FileSystem, Handle, OperatingSystem
 
 _PARTIAL = "partial"
@@ -30,6 +32,7 @@ class LocalStorage:
     def __init__(self, path: str | os.PathLike[str], filesystem: FileSystem | None = None) -> None:
         self._root = os.path.abspath(os.fspath(path))
         self._fs: FileSystem = filesystem or OperatingSystem()
+        self._buffers = staging()
 
     @property
     def name(self) -> str:
@@ -61,21 +64,41 @@ class LocalStorage:
         return open_file(self._path(name), self._fs)
 
     def write(self, name: str, parts: Iterable[Buffer], nbytes: int) -> None:
-        with self._finished(name, parts, nbytes) as (partial, final):
-            if self._fs.exists(final):
-                raise FileExistsError(errno.EEXIST, "exists", final)
+        with self._partial(name, nbytes) as (partial, final):
+            fill(self._fs, self._fs.create(partial), parts)
             self._name_once(partial, final)
 
     def replace(self, name: str, parts: Iterable[Buffer], nbytes: int) -> None:
-        with self._finished(name, parts, nbytes) as (partial, final):
+        with self._partial(name, nbytes) as (partial, final):
+            fill(self._fs, self._fs.create(partial), parts)
             self._fs.rename(partial, final)
             self._fs.sync_folder(os.path.dirname(final))
 
     @contextlib.contextmanager
-    def _finished(
-        self, name: str, parts: Iterable[Buffer], nbytes: int
-    ) -> Iterator[tuple[str, str]]:
-        """Write and sync an object under `partial/`; the block gives it its final name."""
+    def create(self, name: str, head_bytes: int, nbytes: int, largest: int) -> Iterator[NewObject]:
+        with self._partial(name, nbytes) as (partial, final):
+            handle = self._fs.create(partial)
+            try:
+                with NewFile(
+                    self._fs,
+                    handle,
+                    head_bytes=head_bytes,
+                    part_bytes=buffer_bytes(largest, nbytes),
+                    buffers=self._buffers,
+                ) as new:
+                    yield new
+                if new.finished:
+                    self._fs.sync(handle)
+            finally:
+                self._fs.close(handle)
+            if new.finished:
+                self._name_once(partial, final)
+            else:
+                self._fs.unlink(partial)
+
+    @contextlib.contextmanager
+    def _partial(self, name: str, nbytes: int) -> Iterator[tuple[str, str]]:
+        """The name under `partial/` at which the block makes a file, and its final name."""
         final = self._path(name)
         partial = self._path(f"{_PARTIAL}/{secrets.token_hex(8)}-{os.path.basename(final)}")
         with translated(final, "write"):
@@ -83,11 +106,12 @@ class LocalStorage:
             make_folders(self._fs, os.path.dirname(final))
             make_folders(self._fs, os.path.dirname(partial))
             with _removed_on_error(self._fs, partial):
-                fill(self._fs, self._fs.create(partial), parts)
                 yield partial, final
 
     def _name_once(self, partial: str, final: str) -> None:
         """Give a finished file its name, unless the name is taken."""
+        if self._fs.exists(final):
+            raise FileExistsError(errno.EEXIST, "exists", final)
         try:
             self._fs.link(partial, final)
         except FileExistsError:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from milepost.digest import Buffer
 from milepost.errors import PathNotFoundError
 from milepost.source import ByteSource
+from milepost.storage.base import NewObject, Watcher
 
 
 class MemoryStorage:
@@ -51,6 +52,13 @@ class MemoryStorage:
     def replace(self, name: str, parts: Iterable[Buffer], nbytes: int) -> None:
         self._objects[name] = b"".join(parts)
 
+    @contextmanager
+    def create(self, name: str, head_bytes: int, nbytes: int, largest: int) -> Iterator[NewObject]:
+        new = _Growing(head_bytes)
+        yield new
+        if new.finished:
+            self.write(name, [new.data], len(new.data))
+
     def delete(self, names: Iterable[str]) -> None:
         for name in names:
             self._objects.pop(name, None)
@@ -76,6 +84,30 @@ class MemoryStorage:
 
     def remove_unfinished(self) -> None:
         pass
+
+
+class _Growing:
+    """An object that is being written."""
+
+    def __init__(self, head_bytes: int) -> None:
+        self.data, self.finished = bytearray(head_bytes), False
+        self._staged = b""
+
+    def stage(self, data: Buffer) -> memoryview:
+        self._staged = bytes(data)
+        return memoryview(self._staged)
+
+    def keep(self, watcher: Watcher | None = None) -> None:
+        self.data += self._staged
+        if watcher is not None:
+            watcher(memoryview(self._staged))
+
+    def flush(self) -> None:
+        pass
+
+    def finish(self, head: bytes) -> None:
+        self.data[: len(head)] = head
+        self.finished = True
 
 
 class MemorySource:

@@ -8,14 +8,13 @@ that where data lies can be found again from the packs alone.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from milepost import container, digest, dtypes, sealed
-from milepost.digest import Buffer
 from milepost.pieces import DigestedArray, Piece
 from milepost.record import ArrayRecord, Chunk, Shape
+from milepost.storage.filesystem import BLOCK
 from milepost.store.manifest import PackRef
 
 
@@ -27,77 +26,93 @@ class Place:
     position: int
 
 
-@dataclass(slots=True)
 class PackPlan:
-    """The contents of a pack that is about to be written."""
+    """What may go into a pack that is about to be written, and what did.
 
-    entries: list[_Entry] = field(default_factory=list)
+    How long its header will be is not known before the data has passed by: what is equal to
+    something else is found only then. So the room for it is that of the longest.
+    """
 
-    def add(self, leaf: DigestedArray, new: set[str]) -> None:
-        """Take those chunks of a leaf whose digest is in `new`, once each."""
-        pieces = {piece.digest: piece for piece in leaf.pieces if piece.digest in new}
+    def __init__(self, candidates: Iterable[tuple[DigestedArray, Sequence[Piece]]]) -> None:
+        """The pieces of each array that may be new."""
+        # Wide elements first: then each tensor is aligned to its own element size.
+        self.candidates = sorted(
+            candidates, key=lambda pair: -dtypes.numpy_dtype(pair[0].dtype).itemsize
+        )
+        self.digests: set[str] = set()  # of what was kept
+        self._kept: dict[str, list[Piece]] = {}
+        taken = {"__metadata__"}
+        self._whole = {a.name: _unique(a.name, taken) for a, _ in self.candidates}
+        self._slices = {
+            (array.name, piece.start): _unique(_slice_name(array.name, piece), taken)
+            for array, pieces in self.candidates
+            for piece in pieces
+            if len(array.pieces) > 1
+        }
+        entries = [e for a, pieces in self.candidates for e in self._entries(a, pieces, cut=True)]
+        self.head_bytes = len(_header(entries, BLOCK)[0])
+        self.nbytes = self.head_bytes + sum(entry.nbytes for entry in entries)
+        self.largest = max((p.nbytes for _, pieces in self.candidates for p in pieces), default=0)
+
+    def keep(self, array: DigestedArray, piece: Piece) -> None:
+        """A piece is new, and follows the one before in the file."""
+        self._kept.setdefault(array.name, []).append(piece)
+        self.digests.add(piece.digest)
+
+    def layout(self, name: str) -> tuple[PackRef, bytes, dict[str, Place]]:
+        """The pack's reference, its header, and the place of every digest in it."""
+        entries = [
+            entry
+            for array, _ in self.candidates
+            for entry in self._entries(array, self._kept.get(array.name, ()))
+        ]
+        header, length = _header(entries, self.head_bytes)
+        ref = PackRef(name, len(header) + length, digest.digest(header))
+        places, position = {}, len(header)
+        for entry in entries:
+            for piece in entry.pieces:
+                places[piece.digest] = Place(ref, position)
+                position += piece.nbytes
+        return ref, header, places
+
+    def _entries(
+        self, array: DigestedArray, pieces: Sequence[Piece], *, cut: bool = False
+    ) -> Iterator[_Entry]:
+        """The tensors that hold some pieces of an array: one if they are all, if not `cut`."""
         if not pieces:
             return
-        if len(pieces) == len(leaf.pieces):
-            code, shape = dtypes.container_type(leaf.dtype, leaf.shape)
-            self.entries.append(_Entry(leaf.name, code, shape, leaf, leaf.pieces))
-        else:
-            for piece in pieces.values():
-                code, shape = dtypes.container_type(leaf.dtype, piece.shape)
-                self.entries.append(
-                    _Entry(_slice_name(leaf.name, piece), code, shape, leaf, (piece,))
-                )
-        new.difference_update(pieces)
-
-    @property
-    def data_bytes(self) -> int:
-        return sum(entry.nbytes for entry in self.entries)
-
-    def layout(self, name: str) -> tuple[PackRef, bytes, dict[str, int]]:
-        """The pack's reference, its header, and the position of every digest in it."""
-        # Wide elements first: then each tensor is aligned to its own element size.
-        self.entries.sort(key=lambda entry: -dtypes.numpy_dtype(entry.leaf.dtype).itemsize)
-        _make_names_unique(self.entries)
-        chunks = [
-            [entry.name, piece.nbytes, piece.digest, piece.checksum]
-            for entry in self.entries
-            for piece in entry.pieces
-        ]
-        header, length = container.build_header(
-            ((e.name, e.code, e.shape, e.nbytes) for e in self.entries),
-            {"milepost": sealed.seal("pack", {"chunks": chunks}).decode()},
-        )
-        ref = PackRef(name, len(header) + length, digest.digest(header))
-        positions, position = {}, len(header)
-        for entry in self.entries:
-            for piece in entry.pieces:
-                positions[piece.digest] = position
-                position += piece.nbytes
-        return ref, header, positions
-
-    def parts(self, header: bytes) -> Iterator[Buffer]:
-        """The bytes of the file, part by part.
-
-        Raises:
-            UsageError: an array is no longer what was digested.
-        """
-        yield header
-        for _, entries in itertools.groupby(self.entries, key=lambda entry: entry.leaf.name):
-            of_leaf = list(entries)  # the pieces of one leaf follow one another
-            yield from of_leaf[0].leaf.data(piece for entry in of_leaf for piece in entry.pieces)
+        if len(array.pieces) == 1 or (len(pieces) == len(array.pieces) and not cut):
+            code, shape = dtypes.container_type(array.dtype, array.shape)
+            yield _Entry(self._whole[array.name], code, shape, tuple(pieces))
+            return
+        for piece in pieces:
+            code, shape = dtypes.container_type(array.dtype, piece.shape)
+            yield _Entry(self._slices[array.name, piece.start], code, shape, (piece,))
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Entry:
     name: str
     code: str
     shape: Shape
-    leaf: DigestedArray
     pieces: tuple[Piece, ...]
 
     @property
     def nbytes(self) -> int:
         return sum(piece.nbytes for piece in self.pieces)
+
+
+def _header(entries: Sequence[_Entry], alignment: int) -> tuple[bytes, int]:
+    chunks = [
+        [entry.name, piece.nbytes, piece.digest, piece.checksum]
+        for entry in entries
+        for piece in entry.pieces
+    ]
+    return container.build_header(
+        ((e.name, e.code, e.shape, e.nbytes) for e in entries),
+        {"milepost": sealed.seal("pack", {"chunks": chunks}).decode()},
+        alignment,
+    )
 
 
 def placed(leaf: DigestedArray, places: dict[str, Place], packs: dict[str, int]) -> ArrayRecord:
@@ -125,10 +140,9 @@ def _slice_name(leaf: str, piece: Piece) -> str:
     return f"{leaf}[{spans}]"
 
 
-def _make_names_unique(entries: Iterable[_Entry]) -> None:
-    taken: set[str] = {"__metadata__"}
-    for entry in entries:
-        name, copy = entry.name, 2
-        while entry.name in taken:
-            entry.name, copy = f"{name}~{copy}", copy + 1
-        taken.add(entry.name)
+def _unique(name: str, taken: set[str]) -> str:
+    found, copy = name, 2
+    while found in taken:
+        found, copy = f"{name}~{copy}", copy + 1
+    taken.add(found)
+    return found

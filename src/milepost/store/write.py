@@ -1,4 +1,4 @@
-"""Saving: digest, keep what is new, write a pack, commit a manifest.
+"""Saving: write what is new into a pack, commit a manifest.
 
 The order that makes a commit all or nothing: the pack is written and synced, then named and
 its folder synced, then the manifest is written and synced, then linked to its name, which
@@ -15,14 +15,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from milepost.errors import DamagedError, PathNotFoundError, StepExistsError, VersionError
-from milepost.pieces import DigestedArray, digest_array
+from milepost.errors import DamagedError, StepExistsError, VersionError
 from milepost.provenance import json_values, numbers, versions
-from milepost.record import ArrayRecord, PlainRecord, Record
-from milepost.state import State, is_array, is_plain
+from milepost.record import PlainRecord, Record
+from milepost.state import State, is_plain
 from milepost.store import layout, manifest
-from milepost.store.manifest import Manifest, PackRef
-from milepost.store.pack import PackPlan, Place, placed
+from milepost.store.data import LeafData
+from milepost.store.known import Known
+from milepost.store.manifest import Manifest
+from milepost.store.pack import placed
 from milepost.store.prune import remove_leftovers, remove_replaced
 from milepost.store.store import Store
 
@@ -56,7 +57,7 @@ class Writer:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._places: dict[str, Place] = {}
+        self._known = Known(store.storage)
         self._indexed: set[int] = set()
         self._cleaned = False
         # Reentrant, because a signal's handler may save in the midst of a save.
@@ -113,101 +114,52 @@ class Writer:
             if not overwrite and step in self.store:
                 raise self._step_exists(step)
             self._index_known()
-            digested = {
-                name: digest_array(name, leaf)
-                for name, leaf in state.leaves.items()
-                if is_array(leaf)
-            }
-            new_pack, places, written = self._write_pack(step, digested)
+            data = LeafData(self.store.storage, self._known, state)
+            data.write(layout.new_pack_name(step))
             try:
-                final = self._complete(draft, state, digested, places)
+                final = self._complete(draft, state, data)
                 self._commit(final, overwrite=overwrite)
             except BaseException:
-                if new_pack is not None:
-                    self.store.storage.delete([new_pack.name])
+                if data.pack is not None:
+                    self.store.storage.delete([data.pack.name])
                 raise
-            self._places = places  # only now: a pack that is discarded must not be found
+            data.remember()  # only now: a pack that is discarded must not be found
         if overwrite:
             self._when_alone(lambda: remove_replaced(self.store, step))
-        nbytes = sum(leaf.nbytes for leaf in digested.values())
         return SaveReport(
-            step, self.store.name, len(state.leaves), nbytes, written, time.monotonic() - began
+            step,
+            self.store.name,
+            len(state.leaves),
+            sum(array.nbytes for array in data.arrays.values()),
+            data.written,
+            time.monotonic() - began,
         )
 
     def index(self, found: Manifest) -> None:
-        """Remember where the data of a checkpoint lies, so as not to write it again."""
+        """Remember what a checkpoint holds, now that the live objects have its values."""
         with self._turn:
-            for record in found.records.values():
-                if isinstance(record, ArrayRecord):
-                    for chunk in record.chunks:
-                        if chunk.digest is not None:
-                            place = Place(found.packs[chunk.file], chunk.position)
-                            self._places.setdefault(chunk.digest, place)
+            self._known.read(found, leaves=True)
             self._indexed.add(found.step)
 
     def _index_known(self) -> None:
-        """Index the newest checkpoint, and forget places whose pack is gone."""
+        """Remember what the newest checkpoint holds, whoever wrote it."""
+        self._known.begin()
         steps = self.store.steps
         if steps and steps[-1] not in self._indexed:
             try:
-                self.index(self.store.manifest(steps[-1]))
+                self._known.read(self.store.manifest(steps[-1]), leaves=False)
             except (DamagedError, VersionError):
                 pass  # nothing is shared with a checkpoint that cannot be read
-        there: dict[str, bool] = {}
-        for known in list(self._places.values()):
-            if known.pack.name not in there:
-                there[known.pack.name] = self._is_there(known.pack)
-        self._places = {d: p for d, p in self._places.items() if there[p.pack.name]}
 
-    def _is_there(self, ref: PackRef) -> bool:
-        try:
-            source = self.store.storage.open(ref.name)
-        except PathNotFoundError:
-            return False
-        try:
-            return source.size == ref.nbytes
-        finally:
-            source.close()
-
-    def _write_pack(
-        self, step: int, digested: Mapping[str, DigestedArray]
-    ) -> tuple[PackRef | None, dict[str, Place], int]:
-        """Write what no pack has yet.
-
-        Returns the new pack, if there is one, the place of every digest, and how many bytes of
-        arrays are new.
-        """
-        new = {piece.digest for leaf in digested.values() for piece in leaf.pieces}
-        new -= self._places.keys()
-        if not new:
-            return None, self._places, 0
-        plan = PackPlan()
-        for leaf in digested.values():
-            plan.add(leaf, new)
-        ref, header, positions = plan.layout(layout.new_pack_name(step))
-        self.store.storage.write(ref.name, plan.parts(header), ref.nbytes)
-        places = {d: Place(ref, position) for d, position in positions.items()}
-        return ref, self._places | places, plan.data_bytes
-
-    def _complete(
-        self,
-        draft: Manifest,
-        state: State,
-        digested: Mapping[str, DigestedArray],
-        places: dict[str, Place],
-    ) -> Manifest:
-        used = {
-            places[piece.digest].pack.name: places[piece.digest].pack
-            for leaf in digested.values()
-            for piece in leaf.pieces
-        }
+    def _complete(self, draft: Manifest, state: State, data: LeafData) -> Manifest:
+        used = data.packs
         indices = {name: i for i, name in enumerate(used)}
         records: dict[str, Record] = {}
         for name, leaf in state.leaves.items():
             if is_plain(leaf):
                 records[name] = PlainRecord(leaf)
             else:
-                records[name] = placed(digested[name], places, indices)
+                records[name] = placed(data.arrays[name], data.places, indices)
         return dataclasses.replace(draft, packs=tuple(used.values()), records=records)
 
     def _commit(self, final: Manifest, *, overwrite: bool) -> None:

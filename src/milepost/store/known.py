@@ -1,0 +1,188 @@
+"""What a writer knows of the data that its store holds already, so as not to write it again.
+
+Two questions, asked of every chunk before a save writes it. Where do bytes of this digest
+lie? And, sooner: is this chunk what it was at the last save, so that it need not even be
+digested? The second is answered by comparing a fingerprint of what it is now (XXH3, 128
+bits, at the speed of memory) with that of then; most chunks that did change are told apart
+by their first bytes. Nothing else is trusted: PyTorch's version counters, for one, do not
+notice what is written through `.data` or a NumPy array that shares the memory.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import xxhash
+
+from milepost import digest
+from milepost.digest import Buffer
+from milepost.errors import PathNotFoundError
+from milepost.pieces import DigestedArray, Piece
+from milepost.record import ArrayRecord
+from milepost.state import ArrayLike, InParts
+from milepost.storage.base import Storage
+from milepost.store.manifest import Manifest, PackRef
+from milepost.store.pack import Place
+
+# Below this size a digest costs as little as a fingerprint.
+_FINGERPRINTED_BYTES = 1 << 16
+_SAMPLE_BYTES = 4096
+# Below this size starting threads costs more than they save.
+_THREADED_BYTES = 1 << 22
+_THREADS = 2
+# Places of data beyond that of the last save are remembered up to about so many.
+_REMEMBERED = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """By what a chunk is known again: the hash of its first bytes, and that of all of them."""
+
+    sample: int
+    whole: int
+
+    def fits(self, data: Buffer) -> bool:
+        """Whether these are still the same bytes."""
+        return _sample(data) == self.sample and _whole(data) == self.whole
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """A leaf as it was saved last. `source` is the array itself, if it can never change."""
+
+    array: DigestedArray
+    fingerprints: Mapping[int, Fingerprint]  # by the start of the piece
+    source: weakref.ref[ArrayLike] | None
+
+
+class Known:
+    """The places of digests, and the leaves of the last save."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._places: dict[str, Place] = {}
+        self._saved: dict[str, _Saved] = {}
+        self._there: dict[PackRef, bool] = {}
+
+    def begin(self) -> None:
+        """Before a save: packs may have been removed since the last one."""
+        self._there.clear()
+
+    def place(self, value: str) -> Place | None:
+        """Where the bytes of a digest lie, if they are known to lie anywhere."""
+        place = self._places.get(value)
+        if place is None:
+            return None
+        if place.pack not in self._there:
+            self._there[place.pack] = self._is_there(place.pack)
+        if not self._there[place.pack]:
+            del self._places[value]
+            return None
+        return place
+
+    def _is_there(self, ref: PackRef) -> bool:
+        try:
+            source = self._storage.open(ref.name)
+        except PathNotFoundError:
+            return False
+        try:
+            return source.size == ref.nbytes
+        finally:
+            source.close()
+
+    def read(self, found: Manifest, *, leaves: bool) -> None:
+        """Remember what a checkpoint holds; its leaves too, if they are those in use now."""
+        for name, record in found.records.items():
+            if not isinstance(record, ArrayRecord):
+                continue
+            pieces, start = [], 0
+            for chunk in record.chunks:
+                value, checksum = str(chunk.digest), str(chunk.checksum)
+                self._places.setdefault(value, Place(found.packs[chunk.file], chunk.position))
+                pieces.append(
+                    Piece(chunk.offset, chunk.shape, start, chunk.nbytes, value, checksum)
+                )
+                start += chunk.nbytes
+            if leaves or name not in self._saved:
+                array = DigestedArray(name, _NOTHING, record.dtype, record.shape, tuple(pieces))
+                self._saved[name] = _Saved(array, {}, None)
+
+    def remember(
+        self,
+        arrays: Mapping[str, DigestedArray],
+        fingerprints: Mapping[str, Mapping[int, Fingerprint]],
+        immutable: Iterable[str],
+        places: Mapping[str, Place],
+    ) -> None:
+        """After a save: what was saved is what the next one is compared with."""
+        constant = set(immutable)
+        self._saved = {
+            name: _Saved(
+                replace(array, array=_NOTHING),  # it must not be kept alive
+                fingerprints.get(name, {}),
+                weakref.ref(array.array) if name in constant else None,
+            )
+            for name, array in arrays.items()
+        }
+        for value, place in places.items():
+            self._places.pop(value, None)  # to the end, which is the last to be forgotten
+            self._places[value] = place
+        for value in list(self._places)[: -(_REMEMBERED + len(places))]:
+            del self._places[value]
+
+    def unchanged(
+        self, arrays: Iterable[DigestedArray]
+    ) -> dict[str, tuple[list[Piece], dict[int, Fingerprint]]]:
+        """Of each array the pieces that are what they were, and their fingerprints."""
+        candidates = [array for array in arrays if self._is_comparable(array)]
+        names = [array.name for array in candidates]
+        if sum(array.nbytes for array in candidates) < _THREADED_BYTES:
+            return dict(zip(names, map(self._compared, candidates), strict=True))
+        with ThreadPoolExecutor(_THREADS, "milepost-compare") as pool:
+            return dict(zip(names, pool.map(self._compared, candidates), strict=True))
+
+    def _is_comparable(self, array: DigestedArray) -> bool:
+        saved = self._saved.get(array.name)
+        return (
+            saved is not None
+            and not isinstance(array.array, InParts)
+            and (saved.array.dtype, saved.array.shape) == (array.dtype, array.shape)
+            and len(saved.array.pieces) == len(array.pieces)
+        )
+
+    def _compared(self, array: DigestedArray) -> tuple[list[Piece], dict[int, Fingerprint]]:
+        saved = self._saved[array.name]
+        there = [piece for piece in saved.array.pieces if self.place(piece.digest)]
+        if saved.source is not None and saved.source() is array.array:
+            return there, dict(saved.fingerprints)
+        pieces, fingerprints = [], {}
+        for piece, data in array.present(there):
+            before = saved.fingerprints.get(piece.start)
+            if before is None and digest.digest(data) == piece.digest:
+                before = fingerprint(data)
+            elif before is None or not before.fits(data):
+                continue
+            pieces.append(piece)
+            if before is not None:
+                fingerprints[piece.start] = before
+        return pieces, fingerprints
+
+
+def fingerprint(data: Buffer) -> Fingerprint | None:
+    """By what to know these bytes again; None for so few that their digest serves as well."""
+    return Fingerprint(_sample(data), _whole(data)) if len(data) >= _FINGERPRINTED_BYTES else None
+
+
+def _sample(data: Buffer) -> int:
+    return xxhash.xxh3_64_intdigest(data[:_SAMPLE_BYTES])
+
+
+def _whole(data: Buffer) -> int:
+    return xxhash.xxh3_128_intdigest(data)
+
+
+_NOTHING = np.empty(0, np.uint8)
