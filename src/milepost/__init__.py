@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from milepost import errors as errors
+    from milepost.checkpoint import BackgroundSave as BackgroundSave
     from milepost.checkpoint import Checkpoint as Checkpoint
     from milepost.checkpoint import CheckpointManager as CheckpointManager
     from milepost.checkpoint import KeepBest as KeepBest
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 # The public names, and where each lives. Modules behind them are free to move.
 _HOMES = {
     # Checkpoints of live objects
+    "BackgroundSave": "milepost.checkpoint",
+    "BackgroundSave": "milepost.checkpoint",
     "Checkpoint": "milepost.checkpoint",
     "CheckpointManager": "milepost.checkpoint",
     "KeepBest": "milepost.checkpoint",

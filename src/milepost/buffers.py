@@ -11,6 +11,8 @@ from milepost.dtypes import Array
 
 # Of arrays: a cache line, which vector instructions and frameworks may rely on.
 ALIGNMENT = 64
+# Of what is written past the page cache: a multiple of every disk's own block.
+BLOCK = 4096
 
 
 def aligned(nbytes: int, boundary: int = ALIGNMENT) -> Array:
@@ -30,8 +32,8 @@ class Buffers:
     Threads may share one. A copy or a pickle of one begins empty.
     """
 
-    def __init__(self, most: int, boundary: int) -> None:
-        """At most so many buffers are kept for later, each aligned to `boundary`."""
+    def __init__(self, most: int | None, boundary: int) -> None:
+        """At most so many buffers are kept for later, or all; each is aligned to `boundary`."""
         self._most, self._boundary = most, boundary
         self._free: list[Array] = []
         self._turn = threading.Lock()
@@ -51,5 +53,5 @@ class Buffers:
     def give(self, buffer: Array) -> None:
         """Take a buffer back that nobody uses any more."""
         with self._turn:
-            if len(self._free) < self._most:
+            if self._most is None or len(self._free) < self._most:
                 self._free.append(buffer)

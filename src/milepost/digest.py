@@ -19,9 +19,13 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 _THREADED_BYTES = 1 << 20
 
 
-def digest(data: Buffer) -> str:
-    """The BLAKE3 digest of `data`: `"blake3:"` and 64 hexadecimal digits."""
-    threads = blake3.blake3.AUTO if len(data) >= _THREADED_BYTES else 1
+def digest(data: Buffer, threads: int | None = None) -> str:
+    """The BLAKE3 digest of `data`: `"blake3:"` and 64 hexadecimal digits.
+
+    `threads` is by how many threads at most; not given, as many as there are cores.
+    """
+    if threads is None:
+        threads = blake3.blake3.AUTO if len(data) >= _THREADED_BYTES else 1
     return "blake3:" + blake3.blake3(data, max_threads=threads).hexdigest()
 
 

@@ -9,10 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from milepost import digest, dtypes
+from milepost.buffers import BLOCK
 from milepost.errors import UsageError
 from milepost.record import CHUNK_BYTES, Shape, chunk_boxes
 from milepost.state import ArrayLike, InParts
+from milepost.workers import Workers
 
+_THREADS = 2  # each reads memory as fast as a core can
 _BLANK_DIGEST, _BLANK_CHECKSUM = digest.digest(b""), digest.checksum(b"")
 
 
@@ -84,6 +87,14 @@ class DigestedArray:
         )
 
 
+def check_all(arrays: Iterable[DigestedArray]) -> None:
+    """As `check` of each; large ones by several threads."""
+    with Workers(_THREADS, "milepost-check") as workers:
+        jobs = [workers.submit(array.check) for array in arrays]
+        for job in jobs:
+            job.result()
+
+
 class _Stream:
     """Bytes that come in parts of any size, read forwards in spans of another."""
 
@@ -141,3 +152,13 @@ def cut_array(name: str, array: ArrayLike) -> DigestedArray:
         pieces.append(Piece(offset, box, start, nbytes, _BLANK_DIGEST, _BLANK_CHECKSUM))
         start += nbytes
     return DigestedArray(name, array, dtype, shape, tuple(pieces))
+
+
+def layout_order(array: DigestedArray) -> tuple[bool, int]:
+    """By what to sort the arrays of a file.
+
+    Whole blocks first, which can be written from where they lie; and wide elements first:
+    then each tensor is aligned to its own element size.
+    """
+    has_rest = any(piece.nbytes % BLOCK for piece in array.pieces)
+    return has_rest, -dtypes.numpy_dtype(array.dtype).itemsize

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from milepost import digest, dtypes
+from milepost.buffers import BLOCK
 from milepost.dtypes import Array
 from milepost.errors import DamagedError, VersionError
 from milepost.limits import is_shape, is_size, is_writable
@@ -136,6 +137,10 @@ def chunk_boxes(
         axis += 1
         row = math.prod(shape[axis + 1 :]) * itemsize
     step = max(1, target // row)
+    # Whole blocks of a disk, where that is possible, can be written from where they lie.
+    blocks = BLOCK // math.gcd(row, BLOCK)
+    if step > blocks:
+        step -= step % blocks
     rest = shape[axis + 1 :]
     for index in np.ndindex(*shape[:axis]):
         for start in range(0, shape[axis], step):

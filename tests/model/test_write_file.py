@@ -78,6 +78,13 @@ def test_what_is_written_is_read(tmp_path: Path):
     assert os.listdir(tmp_path) == ["model"]
 
 
+@pytest.fixture
+def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a small file takes many calls, each of which may fail."""
+    monkeypatch.setattr(direct, "BUFFER_BYTES", BLOCK)
+    monkeypatch.setattr(staging, "SLOT_BYTES", 2 * BLOCK)
+
+
 @pytest.mark.parametrize("fault", [disk_full, input_output_error])
 def test_whichever_call_fails_the_old_file_stays_or_the_new_is_whole(tmp_path: Path, fault):
     target = str(tmp_path / "model")

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from milepost.buffers import BLOCK
 from milepost.storage.direct import DirectWriter
-from milepost.storage.filesystem import BLOCK, OperatingSystem
+from milepost.storage.filesystem import OperatingSystem
 
 START = 2 * BLOCK
 SIZES = [

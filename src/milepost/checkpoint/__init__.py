@@ -1,5 +1,6 @@
 """Checkpoints of live objects: save, plan, restore, and the policy over them."""
 
+from milepost.checkpoint.background import BackgroundSave
 from milepost.checkpoint.checkpoint import Checkpoint
 from milepost.checkpoint.keep import Keep, KeepBest, KeepEvery, KeepLast, KeepSteps
 from milepost.checkpoint.manager import CheckpointManager
@@ -7,6 +8,7 @@ from milepost.checkpoint.plan import PlanEntry, RestorePlan, Status
 from milepost.checkpoint.values import load_state, save_state
 
 __all__ = [
+    "BackgroundSave",
     "Checkpoint",
     "CheckpointManager",
     "Keep",

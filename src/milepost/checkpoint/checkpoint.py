@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, overload
 
 from milepost import frameworks, opening
+from milepost.checkpoint.background import BackgroundSave
 from milepost.checkpoint.plan import RestorePlan
 from milepost.checkpoint.restore import Restore
 from milepost.errors import UsageError
@@ -46,6 +47,7 @@ class Checkpoint:
         self._objects: dict[str, Any] = dict(objects)
         # One a store, so that what was written last need not be looked up again.
         self._writers: dict[str, Writer] = {}
+        self._background: BackgroundSave | None = None
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -71,6 +73,7 @@ class Checkpoint:
         """The objects by name, as they are now."""
         return dict(self._objects)
 
+    @overload
     def save(
         self,
         path: Path | Storage,
@@ -79,7 +82,34 @@ class Checkpoint:
         metrics: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
         overwrite: bool = False,
-    ) -> SaveReport:
+        background: Literal[False] = False,
+        max_memory: int | None = None,
+    ) -> SaveReport: ...
+
+    @overload
+    def save(
+        self,
+        path: Path | Storage,
+        step: int | None = None,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+        background: Literal[True],
+        max_memory: int | None = None,
+    ) -> BackgroundSave: ...
+
+    def save(
+        self,
+        path: Path | Storage,
+        step: int | None = None,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+        background: bool = False,
+        max_memory: int | None = None,
+    ) -> SaveReport | BackgroundSave:
         """Commit the objects, as they are now, to the store at `path`; made if need be.
 
         Arguments:
@@ -88,8 +118,13 @@ class Checkpoint:
             metrics: name -> number, for `log` and `step="best:NAME"`.
             metadata: JSON values of your own.
             overwrite: whether a checkpoint of this step gives way, once the new one is whole.
+            background: whether to return as soon as the objects may change again, with a
+                `BackgroundSave`, and to write meanwhile. One is written at a time: the next
+                save waits for it, and raises its error if it failed.
+            max_memory: how many bytes the copy of a background save may take. Past it, the
+                copying waits for the disk. If not given, it is one whole copy of what changes.
 
-        Returns when everything is on the disk.
+        Returns when everything is on the disk, if not in the background.
 
         Raises:
             UnsupportedObjectError: an object cannot be saved; the message names its leaf.
@@ -97,10 +132,57 @@ class Checkpoint:
             NotAStoreError: the path holds something else.
             StorageError: disk full, read-only, no permission. Nothing of it is visible.
         """
+        return self._save(
+            path,
+            step,
+            metrics=metrics,
+            metadata=metadata,
+            overwrite=overwrite,
+            background=background,
+            max_memory=max_memory,
+        )
+
+    def _save(
+        self,
+        path: Path | Storage,
+        step: int | None,
+        *,
+        metrics: Mapping[str, Any] | None,
+        metadata: Mapping[str, Any] | None,
+        overwrite: bool,
+        background: bool,
+        max_memory: int | None,
+        after: Callable[[SaveReport], None] = lambda report: None,
+    ) -> SaveReport | BackgroundSave:
+        """As `save`. What comes `after` the commit belongs to it, and may fail it."""
+        self.wait()
         state = capture_objects(self._objects, frameworks.finder())
         writer = self._writer(path)
         number = writer.next_step() if step is None else step
-        return writer.save(state, number, metrics, metadata, overwrite=overwrite)
+        if not background:
+            report = writer.save(state, number, metrics, metadata, overwrite=overwrite)
+            after(report)
+            return report
+        transfer = writer.start(
+            state,
+            number,
+            metrics,
+            metadata,
+            overwrite=overwrite,
+            max_memory=max_memory,
+            after=after,
+        )
+        self._background = BackgroundSave(transfer, int(number))
+        return self._background
+
+    def wait(self) -> None:
+        """Wait for the background save that is under way, if there is one.
+
+        Raises what it failed with, as `save`, unless that was raised before.
+        """
+        before, self._background = self._background, None
+        if before is not None:
+            before.raise_if_failed()
 
     def restore(
         self,
@@ -132,6 +214,7 @@ class Checkpoint:
             PathNotFoundError, NotAStoreError, StepNotFoundError: there is no such checkpoint.
             DamagedError: its bytes are not what was saved. Nothing was changed.
         """
+        self.wait()
         with self._open(path, step) as snapshot:
             restore = self._restore(snapshot, strict, rename, only)
             self._objects.update(restore.run())

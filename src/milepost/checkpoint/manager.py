@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from milepost.checkpoint.background import BackgroundSave
 from milepost.checkpoint.checkpoint import Checkpoint, Path, as_storage
 from milepost.checkpoint.keep import Keep
 from milepost.checkpoint.plan import RestorePlan
@@ -28,6 +29,9 @@ class CheckpointManager:
             The newest is always kept, and nothing is removed before it is committed.
         every_steps: `save_if_due` saves at the steps that this divides.
         every_seconds: `save_if_due` saves when so much time has passed since the last save.
+        background: whether saves go on while training does. `wait`, the next save and the
+            end of the block wait for the last one, and raise its error if it failed.
+        max_memory: how many bytes the copy of a background save may take.
         on_sigterm: after a SIGTERM, which clusters send some time before they end a job,
             `save_if_due` saves at once and `should_stop` turns true. Needs the main thread.
 
@@ -51,6 +55,8 @@ class CheckpointManager:
         keep: Keep | None = None,
         every_steps: int | None = None,
         every_seconds: float | None = None,
+        background: bool = False,
+        max_memory: int | None = None,
         on_sigterm: bool = True,
     ) -> None:
         if every_steps is not None and every_steps < 1:
@@ -60,6 +66,7 @@ class CheckpointManager:
         self._keep = keep
         self._every_steps = every_steps
         self._every_seconds = every_seconds
+        self._background, self._max_memory = background, max_memory
         self._last_save = time.monotonic()
         self._terminated = threading.Event()
         self.should_stop = False
@@ -77,13 +84,22 @@ class CheckpointManager:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except Exception as other:
+            if error is None:
+                raise
+            error.add_note(f"(and the last background save failed: {other})")
 
     def close(self) -> None:
-        """Give the SIGTERM handler back to who had it before."""
+        """Wait for the last save, and give the SIGTERM handler back to who had it before.
+
+        Raises what a background save failed with.
+        """
         if self._handles_signals:
             self._handles_signals = False
             signal.signal(signal.SIGTERM, self._previous_handler or signal.SIG_DFL)
+        self.wait()
 
     def restore_or_initialize(
         self, step: int | str = "latest", **options: Any
@@ -114,13 +130,14 @@ class CheckpointManager:
         *,
         metrics: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
-    ) -> SaveReport | None:
+    ) -> SaveReport | BackgroundSave | None:
         """Save this step if it is due; returns None if it is not."""
         if not self.is_due(step):
             return None
         terminated = self._terminated.is_set()
         report = self.save(step, metrics=metrics, metadata=metadata)
         if terminated:
+            self.wait()  # the process may not live much longer
             self.should_stop = True
             self._terminated.clear()
         return report
@@ -132,27 +149,39 @@ class CheckpointManager:
         metrics: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
         overwrite: bool = False,
-    ) -> SaveReport:
-        """Save now, then remove what the policy does not keep."""
-        report = self.checkpoint.save(
-            self._storage, step, metrics=metrics, metadata=metadata, overwrite=overwrite
+    ) -> SaveReport | BackgroundSave:
+        """Save now, then remove what the policy does not keep; both in the background, if so."""
+        saved = self.checkpoint._save(
+            self._storage,
+            step,
+            metrics=metrics,
+            metadata=metadata,
+            overwrite=overwrite,
+            background=self._background,
+            max_memory=self._max_memory,
+            after=self._prune,
         )
         self._last_save = time.monotonic()
-        if self._keep is not None:
-            self._prune(self._keep, report.step)
-        return report
+        return saved
 
-    def _prune(self, keep: Keep, saved: int) -> None:
+    def wait(self) -> None:
+        """Wait for the save that is under way, if there is one; raises its error if it failed."""
+        self.checkpoint.wait()
+
+    def _prune(self, saved: SaveReport) -> None:
+        keep = self._keep
+        if keep is None:
+            return
         store = Store.open(self._storage)
         try:
-            unreadable = prune(store, lambda now: {*keep.steps(now), saved}).unreadable
+            unreadable = prune(store, lambda now: {*keep.steps(now), saved.step}).unreadable
         except (DamagedError, VersionError) as error:
             unreadable = str(error)  # which is the best cannot be known: all are kept
         if unreadable is not None:
             warnings.warn(
                 f"no data was removed from {store.name}, because a checkpoint cannot be read: "
                 f"{unreadable}",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:

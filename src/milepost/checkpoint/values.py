@@ -23,9 +23,11 @@ def save_state(
 ) -> SaveReport:
     """Commit one tree of values (parameters, an optimizer's state, anything) to a store.
 
-    Takes the options of `Checkpoint.save`, and raises as it does.
+    Takes the options of `Checkpoint.save`, and raises as it does. With `background=True` it
+    returns a `BackgroundSave`, as that does.
     """
-    return Checkpoint(**{_NAME: state}).save(path, step, **options)
+    saved: SaveReport = Checkpoint(**{_NAME: state}).save(path, step, **options)
+    return saved
 
 
 def load_state(

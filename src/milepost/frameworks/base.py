@@ -89,6 +89,7 @@ class Capture:
         self._rules: dict[str, Rule] = {}
         self._ties: dict[str, str] = {}
         self._memory: dict[Any, str] = {}
+        self._immutable: set[str] = set()
         self._configs: dict[str, dict[str, Any]] = {}
         self._open: set[int] = set()
 
@@ -98,7 +99,7 @@ class Capture:
 
     def state(self, objects: Mapping[str, ObjectInfo]) -> State:
         """Everything that was collected; `objects` describes each top-level one."""
-        return State(self._leaves, objects, self._rules, self._ties)
+        return State(self._leaves, objects, self._rules, self._ties, self._immutable)
 
     def child(self, name: str, value: Any) -> Structure:
         """Capture a part, whatever its framework; returns its structure."""
@@ -137,8 +138,11 @@ class Capture:
             raise UnsupportedObjectError(unsupported(name, value))
         return framework
 
-    def leaf(self, name: str, value: Leaf, *, memory: Any = None) -> None:
-        """One leaf. `memory` is the same for leaves that share their memory."""
+    def leaf(self, name: str, value: Leaf, *, memory: Any = None, immutable: bool = False) -> None:
+        """One leaf. `memory` is the same for leaves that share their memory.
+
+        `immutable` says that this array can never change: another value is another object.
+        """
         if name in self._leaves:
             raise UnsupportedObjectError(
                 f"two leaves have the name {name!r}: rename one of their keys"
@@ -150,6 +154,8 @@ class Capture:
         except UnsupportedObjectError as error:
             raise UnsupportedObjectError(f"{name}: {error}") from None
         self._leaves[name] = value
+        if immutable:
+            self._immutable.add(name)
         if memory is not None and self._memory.setdefault(memory, name) != name:
             self._ties[name] = self._memory[memory]
 

@@ -34,6 +34,8 @@ class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
             PyTorch; on TensorFlow they do after `keras.utils.set_random_seed`, and otherwise
             draw from a generator inside of `tf.data` that nobody can save.
         objects: more to save and restore, each under its name, as for `Checkpoint`.
+        background: whether saves go on while training does. The next one, and the end of
+            `fit`, wait for the last, and raise its error if it failed.
 
     The step of a checkpoint is the number of batches that the model was trained on; its
     metrics are the epoch's logs. A SIGTERM saves after the current batch and ends `fit`.
@@ -51,6 +53,7 @@ class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
         keep: Keep | None = None,
         data: EpochData | None = None,
         objects: dict[str, Any] | None = None,
+        background: bool = False,
     ) -> None:
         super().__init__()
         if every != "epoch" and (not isinstance(every, int) or every < 1):
@@ -60,6 +63,7 @@ class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._keep = keep
         self._data = data
         self._more = objects or {}
+        self._background = background
         self._progress = {"epoch": 0, "batch": 0, "step": 0}
         self._epoch_start = RememberedRandomness()
         self._saved_step: int | None = None
@@ -78,7 +82,9 @@ class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
             epoch_start=self._epoch_start,
             **self._more,
         )
-        self._manager = CheckpointManager(checkpoint, self._path, keep=self._keep)
+        self._manager = CheckpointManager(
+            checkpoint, self._path, keep=self._keep, background=self._background
+        )
         restored = self._manager.restore_or_initialize()
         self._saved_step = restored.step if restored else None
         self._passing = None

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from milepost import container, digest, dtypes
+from milepost import container, dtypes
+from milepost.buffers import BLOCK
 from milepost.digest import Buffer
-from milepost.pieces import DigestedArray, cut_array, digest_array
+from milepost.pieces import DigestedArray, Piece, check_all, cut_array, digest_array, layout_order
 from milepost.record import ArrayRecord, Chunk, PlainRecord, Record, Shape
+from milepost.staging import FEW, Slots, Staging, Transfer
 from milepost.state import Leaf, is_array, is_plain
-from milepost.storage.direct import DirectWriter, buffer_bytes
-from milepost.storage.filesystem import BLOCK, FileSystem, Handle
+from milepost.storage.direct import DirectWriter
+from milepost.storage.filesystem import FileSystem, Handle
 from milepost.storage.local import replacing
 
 # From the records of the leaves to the `__metadata__` of the file.
@@ -60,29 +62,27 @@ def _write_data(
         UsageError: one of them is not now what was written: the file would hold a state that
             never was.
     """
-    checked: list[DigestedArray] = []
-    digests: dict[tuple[str, int], str] = {}
-    sizes = [piece.nbytes for array in arrays.values() for piece in array.pieces]
-    with DirectWriter(fs, handle, start, buffer_bytes(max(sizes, default=0), sum(sizes))) as writer:
-        for array in _ordered(arrays.values()):
-            pieces = []
-            for piece, data in array.present(array.pieces):
-                remember = functools.partial(_remember, digests, (array.name, piece.start))
-                copy = writer.add(data, remember)
-                pieces.append(replace(piece, checksum=digest.checksum(copy)))
-            checked.append(replace(array, pieces=tuple(pieces)))
-        for array in checked:  # while the last of them is on its way to the disk
-            array.check()
-    return {array.name: _with_digests(array, digests) for array in checked}
+    ordered = _ordered(arrays.values())
+    digested: dict[str, list[Piece]] = {name: [] for name in arrays}
 
+    def write(staging: Staging) -> dict[str, DigestedArray]:
+        with (
+            DirectWriter(fs, handle, start) as writer,
+            contextlib.closing(staging.digested()) as batches,
+        ):
+            for batch in batches:
+                for (array, _), piece in zip(batch.parts, batch.pieces, strict=True):
+                    digested[array.name].append(piece)
+                for span in batch.spans([True] * len(batch.parts)):
+                    writer.append(*span)
+            done = {a.name: replace(a, pieces=tuple(digested[a.name])) for a in ordered}
+            check_all(done.values())  # while the last of them is on its way to the disk
+        return done
 
-def _remember(digests: dict[tuple[str, int], str], key: tuple[str, int], data: Buffer) -> None:
-    digests[key] = digest.digest(data)
-
-
-def _with_digests(array: DigestedArray, digests: dict[tuple[str, int], str]) -> DigestedArray:
-    pieces = (replace(piece, digest=digests[array.name, piece.start]) for piece in array.pieces)
-    return replace(array, pieces=tuple(pieces))
+    with Transfer(write) as transfer:
+        transfer.fill([(array, array.pieces) for array in ordered], Slots(FEW))
+        transfer.end()
+        return transfer.result()
 
 
 def _header(arrays: Mapping[str, DigestedArray], metadata: Mapping[str, str]) -> tuple[bytes, int]:
@@ -118,8 +118,7 @@ def contents(
 
 
 def _ordered(arrays: Iterable[DigestedArray]) -> list[DigestedArray]:
-    """Wide elements first: then each tensor is aligned to its own element size."""
-    return sorted(arrays, key=lambda array: -dtypes.numpy_dtype(array.dtype).itemsize)
+    return sorted(arrays, key=layout_order)
 
 
 def _entries(arrays: list[DigestedArray]) -> Iterator[tuple[str, str, Shape, int]]:

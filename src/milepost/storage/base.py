@@ -14,24 +14,15 @@ from typing import Protocol
 from milepost.digest import Buffer
 from milepost.source import ByteSource
 
-# Is given the copy of some data, in another thread, before that is written.
-Watcher = Callable[[memoryview], object]
-
 
 class NewObject(Protocol):
     """An object that is being written: its data first, part after part, its head last."""
 
-    def stage(self, data: Buffer) -> memoryview:
-        """Copy a part. Returns the copy, which is valid until the next call."""
-
-    def keep(self, watcher: Watcher | None = None) -> None:
-        """What was staged last is the object's next part. Otherwise it is dropped."""
-
-    def flush(self) -> None:
-        """Wait until everything that was kept is written, and every watcher was called."""
+    def append(self, data: memoryview, done: Callable[[], object]) -> None:
+        """Write a part after those before; `done` is called when `data` is needed no more."""
 
     def finish(self, head: bytes) -> None:
-        """Write the head: exactly as many bytes as were reserved. Nothing follows this."""
+        """Write the head: exactly as many bytes as were reserved. Nothing follows it."""
 
 
 class Storage(Protocol):
@@ -77,9 +68,7 @@ class Storage(Protocol):
     def replace(self, name: str, parts: Iterable[Buffer], nbytes: int) -> None:
         """As `write`, but an object of that name gives way to the new one in one instant."""
 
-    def create(
-        self, name: str, head_bytes: int, nbytes: int, largest: int
-    ) -> AbstractContextManager[NewObject]:
+    def create(self, name: str, head_bytes: int, nbytes: int) -> AbstractContextManager[NewObject]:
         """A new object, as by `write`, whose block says part by part what is in it.
 
         It is there, whole and durable, when the block ends, and not at all if the block fails
@@ -88,9 +77,8 @@ class Storage(Protocol):
         Arguments:
             name: a name that no object has.
             head_bytes: the length of the head, for which room is left: a multiple of
-                `filesystem.BLOCK`.
+                `buffers.BLOCK`.
             nbytes: the most bytes that it may have, with the head.
-            largest: the most bytes that a part may have.
         """
 
     def delete(self, names: Iterable[str]) -> None:

@@ -1,43 +1,34 @@
 """Writing a large file past the page cache, where that can be done, from a few threads.
 
 The page cache costs a copy by the kernel, and the file then waits for its `sync`; a large
-file that is written once is on the disk sooner without. The data is copied here too, into
-buffers that are used again and again: that aligns it, and it makes sure that the bytes that
-are digested are the bytes that are written, whatever becomes of the array meanwhile.
+file that is written once is on the disk sooner without. Whole blocks that lie at a block's
+boundary in memory, and go to one in the file, are written from where they are; everything
+else passes through buffers that are aligned.
 """
 
 from __future__ import annotations
 
+import functools
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
-from milepost.buffers import Buffers
-from milepost.digest import Buffer
+from milepost.buffers import BLOCK, Buffers
 from milepost.dtypes import Array, byte_view
-from milepost.storage.base import Watcher
-from milepost.storage.filesystem import BLOCK, NOT_DIRECT, FileSystem, Handle
+from milepost.storage.filesystem import NOT_DIRECT, FileSystem, Handle
 from milepost.workers import Workers
 
-# As many of each keep two cores and a disk busy; the buffers are the memory that a save takes.
-_THREADS = 3
-_BUFFERS = 3
-# Small parts are written so many bytes at a time.
-_TOGETHER = 4 << 20
-
-_Watched = tuple[memoryview, Watcher]
+_THREADS = 2  # more do not make a disk faster
+_BUFFERS = 2
+BUFFER_BYTES = 4 << 20  # a multiple of `BLOCK`
 
 
-def buffer_bytes(largest: int, total: int) -> int:
-    """How large a buffer serves parts of up to `largest` bytes, `total` all together."""
-    return max(largest, min(total, _TOGETHER))
-
-
-def staging() -> Buffers:
-    """Buffers for one writer after another."""
+def buffers() -> Buffers:
+    """What one writer after another can use."""
     return Buffers(_BUFFERS, BLOCK)
 
 
@@ -49,23 +40,17 @@ class DirectWriter:
     """
 
     def __init__(
-        self,
-        fs: FileSystem,
-        handle: Handle,
-        start: int,
-        buffer_bytes: int,
-        buffers: Buffers | None = None,
+        self, fs: FileSystem, handle: Handle, start: int, spare: Buffers | None = None
     ) -> None:
-        """`buffer_bytes` is the size of the largest part, or more."""
         self._fs, self._handle, self._position = fs, handle, start
         self._direct = fs.bypass_cache(handle, True)
-        self._size = -(-buffer_bytes // BLOCK) * BLOCK + BLOCK  # what is left over, and a part
-        self._buffers = buffers or staging()
+        self._spare = spare or buffers()
         self._pool = Workers(_THREADS, "milepost-write")
-        self._jobs: deque[tuple[Future[None], Array]] = deque()
-        self._buffer, self._used = self._buffers.take(self._size), 0
-        self._staged, self._flushed = 0, False
-        self._watched: list[_Watched] = []
+        self._jobs: deque[Future[None]] = deque()
+        self._own: deque[Future[None]] = deque()  # those of the jobs that write a buffer
+        self._buffer: Array | None = None
+        self._used = 0
+        self._flushed = False
 
     def __enter__(self) -> Self:
         return self
@@ -82,77 +67,61 @@ class DirectWriter:
             else:
                 self._pool.cancel()
 
-    def add(self, data: Buffer, watcher: Watcher) -> memoryview:
-        """Write `data` next. Returns its copy, which is valid until the next call."""
-        copy = self.stage(data)
-        self.keep(watcher)
-        return copy
-
-    def stage(self, data: Buffer) -> memoryview:
-        """Copy a part. Returns the copy, which is valid until the next call."""
-        if self._used + len(data) > self._size:
-            self._next_buffer()
-        copy = self._buffer[self._used : self._used + len(data)]
-        np.copyto(copy, np.frombuffer(data, np.uint8))
-        self._staged = len(data)
-        return byte_view(copy)
-
-    def keep(self, watcher: Watcher | None = None) -> None:
-        """Write what was staged last next; otherwise it is dropped."""
-        end = self._used + self._staged
-        if watcher is not None:
-            self._watched.append((byte_view(self._buffer[self._used : end]), watcher))
-        self._used, self._staged = end, 0
+    def append(self, data: memoryview, done: Callable[[], object]) -> None:
+        """Write `data` next; `done` is called when it is needed no more."""
+        while self._jobs and self._jobs[0].done():
+            self._jobs.popleft().result()
+        if self._used == 0 and _is_aligned(data):
+            self._submit(data, done)
+            return
+        self._copy(data)
+        done()
 
     def flush(self) -> None:
-        """Wait until everything is written, and every watcher was called. Nothing follows it."""
+        """Wait until everything is written. Nothing follows it."""
         if self._flushed:
             return
         self._flushed = True
-        whole = self._used // BLOCK * BLOCK
-        self._submit(self._buffer, whole)
+        rest = memoryview(b"")
+        if self._buffer is not None:
+            whole = self._used // BLOCK * BLOCK
+            rest = byte_view(self._buffer[whole : self._used])
+            if whole:
+                self._submit(byte_view(self._buffer[:whole]), lambda: None)
         while self._jobs:
-            self._reuse()
+            self._jobs.popleft().result()
         if self._direct:
             self._direct = self._fs.bypass_cache(self._handle, False)
-        if self._used > whole:
-            rest = byte_view(self._buffer[whole : self._used])
+        if rest:
             self._fs.write_at(self._handle, self._position, rest)
-        self._buffers.give(self._buffer)
+        if self._buffer is not None:
+            self._spare.give(self._buffer)
 
-    def _next_buffer(self) -> None:
-        """Let a thread write the whole blocks of the buffer; what is left begins the next one."""
-        whole = self._used // BLOCK * BLOCK
-        rest = self._buffer[whole : self._used]
-        self._submit(self._buffer, whole)
-        self._buffer = self._free_buffer()
-        np.copyto(self._buffer[: len(rest)], rest)
-        self._used = len(rest)
-
-    def _submit(self, buffer: Array, nbytes: int) -> None:
-        job = self._pool.submit(self._write, buffer, nbytes, self._position, self._watched)
-        self._jobs.append((job, buffer))
-        self._position += nbytes
-        self._watched = []
+    def _copy(self, data: memoryview) -> None:
+        while data:
+            if self._buffer is None:
+                self._buffer, self._used = self._free_buffer(), 0
+            part = data[: len(self._buffer) - self._used]
+            target = self._buffer[self._used : self._used + len(part)]
+            np.copyto(target, np.frombuffer(part, np.uint8))
+            self._used += len(part)
+            data = data[len(part) :]
+            if self._used == len(self._buffer):
+                full, self._buffer, self._used = self._buffer, None, 0
+                self._submit(byte_view(full), functools.partial(self._spare.give, full))
+                self._own.append(self._jobs[-1])
 
     def _free_buffer(self) -> Array:
-        if len(self._jobs) >= _BUFFERS:
-            self._reuse()
-        return self._buffers.take(self._size)
+        if len(self._own) >= _BUFFERS:
+            self._own.popleft().result()
+        return self._spare.take(BUFFER_BYTES)[:BUFFER_BYTES]
 
-    def _reuse(self) -> None:
-        """Wait for the oldest write, whose buffer then is free."""
-        job, buffer = self._jobs.popleft()
-        job.result()
-        if buffer is not self._buffer:
-            self._buffers.give(buffer)
+    def _submit(self, data: memoryview, done: Callable[[], object]) -> None:
+        self._jobs.append(self._pool.submit(self._write, data, self._position, done))
+        self._position += len(data)
 
-    def _write(self, buffer: Array, nbytes: int, position: int, watched: list[_Watched]) -> None:
-        for copy, watcher in watched:
-            watcher(copy)
-        if nbytes == 0:
-            return
-        data, direct = byte_view(buffer[:nbytes]), self._direct
+    def _write(self, data: memoryview, position: int, done: Callable[[], object]) -> None:
+        direct = self._direct
         try:
             self._fs.write_at(self._handle, position, data)
         except OSError as error:
@@ -160,21 +129,21 @@ class DirectWriter:
                 raise
             self._direct = self._fs.bypass_cache(self._handle, False)
             self._fs.write_at(self._handle, position, data)
+        done()
+
+
+def _is_aligned(data: memoryview) -> bool:
+    if not data or len(data) % BLOCK:
+        return False
+    address: int = np.frombuffer(data, np.uint8).ctypes.data
+    return address % BLOCK == 0
 
 
 class NewFile(DirectWriter):
     """A file that is being written, its head last. The caller syncs it, and closes it."""
 
-    def __init__(
-        self,
-        fs: FileSystem,
-        handle: Handle,
-        *,
-        head_bytes: int,
-        part_bytes: int,
-        buffers: Buffers,
-    ) -> None:
-        super().__init__(fs, handle, head_bytes, part_bytes, buffers)
+    def __init__(self, fs: FileSystem, handle: Handle, head_bytes: int, spare: Buffers) -> None:
+        super().__init__(fs, handle, head_bytes, spare)
         self._head_bytes = head_bytes
         self.finished = False
 

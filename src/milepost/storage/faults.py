@@ -15,8 +15,9 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
+from milepost.buffers import BLOCK
 from milepost.digest import Buffer
-from milepost.storage.filesystem import BLOCK, Handle, OperatingSystem
+from milepost.storage.filesystem import Handle, OperatingSystem
 
 # The calls that change something, in whose midst a crash can come.
 CHANGES = (

@@ -51,7 +51,6 @@ UNSUPPORTED = {
 }
 # What one answers that has no writes past the page cache.
 NOT_DIRECT = {errno.EINVAL, *UNSUPPORTED}
-BLOCK = 4096  # a multiple of every disk's own block
 _BUSY = {errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.EDEADLK}
 
 
@@ -75,8 +74,8 @@ class FileSystem(Protocol):
     def bypass_cache(self, handle: Handle, wanted: bool) -> bool:
         """Whether `write_at` goes past the page cache from now on, as far as that is known.
 
-        Then data, its offset and its length must be aligned to `BLOCK`, and a filesystem that
-        cannot do it after all answers with one of `NOT_DIRECT`.
+        Then data, its offset and its length must be aligned to `buffers.BLOCK`, and a
+        filesystem that cannot do it after all answers with one of `NOT_DIRECT`.
         """
 
     def read_into(self, handle: Handle, offset: int, buffer: memoryview) -> int: ...

@@ -14,7 +14,7 @@ from milepost.digest import Buffer
 from milepost.errors import MilepostError, NotAStoreError, PathNotFoundError, StorageError
 from milepost.source import ByteSource
 from milepost.storage.base import NewObject
-from milepost.storage.direct import NewFile, buffer_bytes, staging
+from milepost.storage.direct import NewFile, buffers
 from milepost.storage.filesystem import UNSUPPORTED, FileSystem, Handle, OperatingSystem
 
 _PARTIAL = "partial"
@@ -32,7 +32,7 @@ class LocalStorage:
     def __init__(self, path: str | os.PathLike[str], filesystem: FileSystem | None = None) -> None:
         self._root = os.path.abspath(os.fspath(path))
         self._fs: FileSystem = filesystem or OperatingSystem()
-        self._buffers = staging()
+        self._buffers = buffers()
 
     @property
     def name(self) -> str:
@@ -75,17 +75,11 @@ class LocalStorage:
             self._fs.sync_folder(os.path.dirname(final))
 
     @contextlib.contextmanager
-    def create(self, name: str, head_bytes: int, nbytes: int, largest: int) -> Iterator[NewObject]:
+    def create(self, name: str, head_bytes: int, nbytes: int) -> Iterator[NewObject]:
         with self._partial(name, nbytes) as (partial, final):
             handle = self._fs.create(partial)
             try:
-                with NewFile(
-                    self._fs,
-                    handle,
-                    head_bytes=head_bytes,
-                    part_bytes=buffer_bytes(largest, nbytes),
-                    buffers=self._buffers,
-                ) as new:
+                with NewFile(self._fs, handle, head_bytes, self._buffers) as new:
                     yield new
                 if new.finished:
                     self._fs.sync(handle)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from milepost.digest import Buffer
 from milepost.errors import PathNotFoundError
 from milepost.source import ByteSource
-from milepost.storage.base import NewObject, Watcher
+from milepost.storage.base import NewObject
 
 
 class MemoryStorage:
@@ -53,7 +53,7 @@ class MemoryStorage:
         self._objects[name] = b"".join(parts)
 
     @contextmanager
-    def create(self, name: str, head_bytes: int, nbytes: int, largest: int) -> Iterator[NewObject]:
+    def create(self, name: str, head_bytes: int, nbytes: int) -> Iterator[NewObject]:
         new = _Growing(head_bytes)
         yield new
         if new.finished:
@@ -91,19 +91,10 @@ class _Growing:
 
     def __init__(self, head_bytes: int) -> None:
         self.data, self.finished = bytearray(head_bytes), False
-        self._staged = b""
 
-    def stage(self, data: Buffer) -> memoryview:
-        self._staged = bytes(data)
-        return memoryview(self._staged)
-
-    def keep(self, watcher: Watcher | None = None) -> None:
-        self.data += self._staged
-        if watcher is not None:
-            watcher(memoryview(self._staged))
-
-    def flush(self) -> None:
-        pass
+    def append(self, data: memoryview, done: Callable[[], object]) -> None:
+        self.data += data
+        done()
 
     def finish(self, head: bytes) -> None:
         self.data[: len(head)] = head

@@ -1,29 +1,33 @@
-"""The bytes of a checkpoint's arrays, in one pass: copy, digest, write what is new.
+"""The bytes of a checkpoint's arrays on their way into a store: what is new is written.
 
-Each chunk is copied into a buffer, and it is the copy that is digested and written: so what
-is on the disk is what its digest says, whatever becomes of the array meanwhile. What is
-known to be unchanged since the last save is not copied, what turns out to be equal to
-something in the store is dropped again, and the rest follows one another in the file.
+What is known to be unchanged since the last save is not even copied, what turns out to be
+equal to something in the store is dropped, and the rest follows one another in a pack.
 """
 
 from __future__ import annotations
 
-import functools
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
-from milepost import digest
-from milepost.digest import Buffer
-from milepost.pieces import DigestedArray, Piece, cut_array
+import numpy as np
+
+from milepost.fingerprint import Fingerprint
+from milepost.pieces import DigestedArray, Piece, check_all, cut_array
+from milepost.staging import Batch, Candidate, Slots, Staging, Transfer
 from milepost.state import State, is_array
 from milepost.storage.base import NewObject, Storage
-from milepost.store.known import Fingerprint, Known, fingerprint
+from milepost.store.known import Known
 from milepost.store.manifest import PackRef
 from milepost.store.pack import PackPlan, Place
 
 
 class LeafData:
     """The arrays of one state on their way into the store.
+
+    First they are compared with those of the last save, here. Then `fill` copies what may be
+    new, and beside it, in another thread, `write` writes it.
 
     Attributes, once `write` has returned:
         arrays: name -> the array, digested; of tied leaves too.
@@ -44,22 +48,65 @@ class LeafData:
         }
         self._digested: dict[str, dict[int, Piece]] = {name: {} for name in self.arrays}
         self._fingerprints: dict[str, dict[int, Fingerprint]] = {}
+        self._plan = PackPlan(self._changed())
 
     @property
     def packs(self) -> Mapping[str, PackRef]:
         """Every pack that these arrays need, by name."""
         return {place.pack.name: place.pack for place in self.places.values()}
 
-    def write(self, name: str) -> None:
+    def _changed(self) -> list[Candidate]:
+        """The arrays that are not all what they were at the last save, and which pieces."""
+        changed: list[Candidate] = []
+        unchanged = self._known.unchanged(self.arrays.values())
+        for array in self.arrays.values():
+            same, fingerprints = unchanged.get(array.name, ([], {}))
+            self._fingerprints[array.name] = fingerprints
+            digested = self._digested[array.name]
+            for piece in same:
+                digested[piece.start] = piece
+                self.places[piece.digest] = self._known.places[piece.digest]
+            if len(same) < len(array.pieces):
+                rest = [piece for piece in array.pieces if piece.start not in digested]
+                changed.append((array, rest))
+        return changed
+
+    def fill(self, transfer: Transfer[Any], slots: Slots, few: Slots | None = None) -> None:
+        """Copy what may be new; with `few` slots, later, what can never change.
+
+        Everything else may be changed once this returns.
+        """
+        if few is None:
+            transfer.fill(self._plan.candidates, slots)
+            transfer.end()
+            return
+        constant = [self._held(c) for c in self._plan.candidates if self._is_constant(c)]
+        transfer.fill([c for c in self._plan.candidates if not self._is_constant(c)], slots)
+        transfer.fill_later(constant, few)
+
+    def _is_constant(self, candidate: Candidate) -> bool:
+        return candidate[0].name in self._state.immutable
+
+    @staticmethod
+    def _held(candidate: Candidate) -> Candidate:
+        """With its array on the host, where no computation can be given its memory."""
+        array, pieces = candidate
+        return replace(array, array=np.asarray(array.array)), pieces
+
+    def write(self, name: str, staging: Staging, *, live: bool) -> None:
         """Write a pack of this name with what the store does not have; none if it has all.
+
+        Arguments:
+            name: of the pack.
+            staging: what `fill` fills.
+            live: whether the arrays may not have changed: then that is checked.
 
         Raises:
             UsageError: an array was changed meanwhile.
             StorageError: the storage refused; there is no such pack.
         """
-        changed = self._changed()
-        if changed:
-            self._write_pack(name, PackPlan(changed))
+        if self._plan.candidates:
+            self._write_pack(name, staging, live)
         self.arrays = {name: self._with_digests(array) for name, array in self.arrays.items()}
         for tied, first in self._state.ties.items():
             if first in self.arrays:
@@ -70,67 +117,48 @@ class LeafData:
         untied = {n: a for n, a in self.arrays.items() if n not in self._state.ties}
         self._known.remember(untied, self._fingerprints, self._state.immutable, self.places)
 
-    def _changed(self) -> list[tuple[DigestedArray, list[Piece]]]:
-        """The arrays that are not all what they were at the last save, and which pieces."""
-        changed = []
-        unchanged = self._known.unchanged(self.arrays.values())
-        for array in self.arrays.values():
-            same, fingerprints = unchanged.get(array.name, ([], {}))
-            self._fingerprints[array.name] = fingerprints
-            digested = self._digested[array.name]
-            for piece in same:
-                digested[piece.start] = piece
-                place = self._known.place(piece.digest)
-                assert place is not None, "what is unchanged has a place"
-                self.places[piece.digest] = place
-            if len(same) < len(array.pieces):
-                rest = [piece for piece in array.pieces if piece.start not in digested]
-                changed.append((array, rest))
-        return changed
-
-    def _write_pack(self, name: str, plan: PackPlan) -> None:
-        with self._storage.create(name, plan.head_bytes, plan.nbytes, plan.largest) as pack:
-            for array, pieces in plan.candidates:
-                for piece, data in array.present(pieces):
-                    self._take(pack, plan, array, piece, data)
+    def _write_pack(self, name: str, staging: Staging, live: bool) -> None:
+        plan = self._plan
+        with (
+            self._storage.create(name, plan.head_bytes, plan.nbytes) as pack,
+            contextlib.closing(staging.digested()) as batches,
+        ):
+            for batch in batches:
+                self._take(pack, batch)
             # That each holds one moment, not two: while the last is on its way to the disk.
-            for array, _ in plan.candidates:
-                self._with_digests(array).check()
+            if live:
+                check_all(self._with_digests(array) for array, _ in plan.candidates)
             if not plan.digests:
                 return
-            pack.flush()
             self.pack, header, places = plan.layout(name)
             pack.finish(header)
         self.places.update(places)
 
-    def _take(
-        self,
-        pack: NewObject,
-        plan: PackPlan,
-        array: DigestedArray,
-        piece: Piece,
-        data: Buffer,
-    ) -> None:
-        """Digest a piece, and let the pack have it if it is new."""
-        copy = pack.stage(data)
-        piece = replace(piece, digest=digest.digest(copy), checksum=digest.checksum(copy))
-        self._digested[array.name][piece.start] = piece
-        remember = functools.partial(self._remember, self._fingerprints[array.name], piece.start)
+    def _take(self, pack: NewObject, batch: Batch) -> None:
+        """Let the pack have what is new in a batch."""
+        new = []
+        for (array, _), piece, found in zip(
+            batch.parts, batch.pieces, batch.fingerprints, strict=True
+        ):
+            self._digested[array.name][piece.start] = piece
+            if found is not None:
+                self._fingerprints[array.name][piece.start] = found
+            new.append(self._is_new(array, piece))
+        for span in batch.spans(new):
+            pack.append(*span)
+        if not any(new):
+            batch.free()
+
+    def _is_new(self, array: DigestedArray, piece: Piece) -> bool:
         place = self._known.place(piece.digest)
-        if place is None and piece.digest not in plan.digests:
-            plan.keep(array, piece)
-            pack.keep(remember)
-            self.written += piece.nbytes
-            return
-        remember(copy)
         if place is not None:
             self.places[piece.digest] = place
-
-    @staticmethod
-    def _remember(fingerprints: dict[int, Fingerprint], start: int, data: Buffer) -> None:
-        found = fingerprint(data)
-        if found is not None:
-            fingerprints[start] = found
+            return False
+        if piece.digest in self._plan.digests:
+            return False
+        self._plan.keep(array, piece)
+        self.written += piece.nbytes
+        return True
 
     def _with_digests(self, array: DigestedArray) -> DigestedArray:
         digested = self._digested[array.name]

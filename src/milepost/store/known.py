@@ -16,11 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
-import xxhash
 
 from milepost import digest
-from milepost.digest import Buffer
 from milepost.errors import PathNotFoundError
+from milepost.fingerprint import Fingerprint, checked
 from milepost.pieces import DigestedArray, Piece
 from milepost.record import ArrayRecord
 from milepost.state import ArrayLike, InParts
@@ -28,26 +27,11 @@ from milepost.storage.base import Storage
 from milepost.store.manifest import Manifest, PackRef
 from milepost.store.pack import Place
 
-# Below this size a digest costs as little as a fingerprint.
-_FINGERPRINTED_BYTES = 1 << 16
-_SAMPLE_BYTES = 4096
 # Below this size starting threads costs more than they save.
 _THREADED_BYTES = 1 << 22
 _THREADS = 2
 # Places of data beyond that of the last save are remembered up to about so many.
 _REMEMBERED = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
-    """By what a chunk is known again: the hash of its first bytes, and that of all of them."""
-
-    sample: int
-    whole: int
-
-    def fits(self, data: Buffer) -> bool:
-        """Whether these are still the same bytes."""
-        return _sample(data) == self.sample and _whole(data) == self.whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +44,14 @@ class _Saved:
 
 
 class Known:
-    """The places of digests, and the leaves of the last save."""
+    """The places of digests, and the leaves of the last save.
+
+    `places` may lie in packs that are gone; `place` has looked.
+    """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._places: dict[str, Place] = {}
+        self.places: dict[str, Place] = {}
         self._saved: dict[str, _Saved] = {}
         self._there: dict[PackRef, bool] = {}
 
@@ -74,13 +61,13 @@ class Known:
 
     def place(self, value: str) -> Place | None:
         """Where the bytes of a digest lie, if they are known to lie anywhere."""
-        place = self._places.get(value)
+        place = self.places.get(value)
         if place is None:
             return None
         if place.pack not in self._there:
             self._there[place.pack] = self._is_there(place.pack)
         if not self._there[place.pack]:
-            del self._places[value]
+            self.places.pop(value, None)
             return None
         return place
 
@@ -102,7 +89,7 @@ class Known:
             pieces, start = [], 0
             for chunk in record.chunks:
                 value, checksum = str(chunk.digest), str(chunk.checksum)
-                self._places.setdefault(value, Place(found.packs[chunk.file], chunk.position))
+                self.places.setdefault(value, Place(found.packs[chunk.file], chunk.position))
                 pieces.append(
                     Piece(chunk.offset, chunk.shape, start, chunk.nbytes, value, checksum)
                 )
@@ -129,10 +116,10 @@ class Known:
             for name, array in arrays.items()
         }
         for value, place in places.items():
-            self._places.pop(value, None)  # to the end, which is the last to be forgotten
-            self._places[value] = place
-        for value in list(self._places)[: -(_REMEMBERED + len(places))]:
-            del self._places[value]
+            self.places.pop(value, None)  # to the end, which is the last to be forgotten
+            self.places[value] = place
+        for value in list(self.places)[: -(_REMEMBERED + len(places))]:
+            self.places.pop(value, None)
 
     def unchanged(
         self, arrays: Iterable[DigestedArray]
@@ -163,26 +150,13 @@ class Known:
         for piece, data in array.present(there):
             before = saved.fingerprints.get(piece.start)
             if before is None and digest.digest(data) == piece.digest:
-                before = fingerprint(data)
+                _, before = checked(data)
             elif before is None or not before.fits(data):
                 continue
             pieces.append(piece)
             if before is not None:
                 fingerprints[piece.start] = before
         return pieces, fingerprints
-
-
-def fingerprint(data: Buffer) -> Fingerprint | None:
-    """By what to know these bytes again; None for so few that their digest serves as well."""
-    return Fingerprint(_sample(data), _whole(data)) if len(data) >= _FINGERPRINTED_BYTES else None
-
-
-def _sample(data: Buffer) -> int:
-    return xxhash.xxh3_64_intdigest(data[:_SAMPLE_BYTES])
-
-
-def _whole(data: Buffer) -> int:
-    return xxhash.xxh3_128_intdigest(data)
 
 
 _NOTHING = np.empty(0, np.uint8)

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from milepost import container, digest, dtypes, sealed
-from milepost.pieces import DigestedArray, Piece
+from milepost.buffers import BLOCK
+from milepost.pieces import DigestedArray, Piece, layout_order
 from milepost.record import ArrayRecord, Chunk, Shape
-from milepost.storage.filesystem import BLOCK
 from milepost.store.manifest import PackRef
 
 
@@ -35,10 +35,7 @@ class PackPlan:
 
     def __init__(self, candidates: Iterable[tuple[DigestedArray, Sequence[Piece]]]) -> None:
         """The pieces of each array that may be new."""
-        # Wide elements first: then each tensor is aligned to its own element size.
-        self.candidates = sorted(
-            candidates, key=lambda pair: -dtypes.numpy_dtype(pair[0].dtype).itemsize
-        )
+        self.candidates = sorted(candidates, key=lambda candidate: layout_order(candidate[0]))
         self.digests: set[str] = set()  # of what was kept
         self._kept: dict[str, list[Piece]] = {}
         taken = {"__metadata__"}
@@ -52,7 +49,6 @@ class PackPlan:
         entries = [e for a, pieces in self.candidates for e in self._entries(a, pieces, cut=True)]
         self.head_bytes = len(_header(entries, BLOCK)[0])
         self.nbytes = self.head_bytes + sum(entry.nbytes for entry in entries)
-        self.largest = max((p.nbytes for _, pieces in self.candidates for p in pieces), default=0)
 
     def keep(self, array: DigestedArray, piece: Piece) -> None:
         """A piece is new, and follows the one before in the file."""

@@ -1,5 +1,8 @@
 """Saving: write what is new into a pack, commit a manifest.
 
+A save has two halves. The first looks at what there is and copies what may be new, and is
+done when the live objects may change again. The second, in a thread, digests and writes.
+
 The order that makes a commit all or nothing: the pack is written and synced, then named and
 its folder synced, then the manifest is written and synced, then linked to its name, which
 fails if another has it, and its folder synced. Until that link nobody sees anything.
@@ -7,6 +10,7 @@ fails if another has it, and its folder synced. Until that link nobody sees anyt
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import threading
@@ -18,6 +22,7 @@ from typing import Any
 from milepost.errors import DamagedError, StepExistsError, VersionError
 from milepost.provenance import json_values, numbers, versions
 from milepost.record import PlainRecord, Record
+from milepost.staging import FEW, SLOT_BYTES, Slots, Staging, Transfer
 from milepost.state import State, is_plain
 from milepost.store import layout, manifest
 from milepost.store.data import LeafData
@@ -57,11 +62,14 @@ class Writer:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._known = Known(store.storage)
+        self.known = Known(store.storage)
         self._indexed: set[int] = set()
         self._cleaned = False
         # Reentrant, because a signal's handler may save in the midst of a save.
         self._turn = threading.RLock()
+        self._running: Transfer[SaveReport] | None = None
+        self._few = Slots(FEW)  # what a save takes whose caller waits
+        self._many = Slots()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Writer, (self.store,)  # a copy takes turns of its own, and looks for itself
@@ -84,97 +92,98 @@ class Writer:
 
         Raises:
             StepExistsError: the step is committed already, or another process was faster.
-            UsageError: the step, a metric or the metadata cannot be saved.
+            UsageError: the step, a metric or the metadata cannot be saved; or an array was
+                changed meanwhile.
             StorageError: the storage refused; nothing of this step is visible.
         """
+        draft = _drafted(state, step, metrics, metadata)
         with self._turn:
-            return self._save(state, step, metrics, metadata, overwrite)
+            save = self._begin(state, draft, overwrite=overwrite, live=True)
+            with save.transfer as transfer:
+                save.data.fill(transfer, self._few)
+                return transfer.result()
 
-    def _save(
+    def start(
         self,
         state: State,
         step: int,
-        metrics: Mapping[str, Any] | None,
-        metadata: Mapping[str, Any] | None,
+        metrics: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        overwrite: bool = False,
+        max_memory: int | None = None,
+        after: Callable[[SaveReport], None] | None = None,
+    ) -> Transfer[SaveReport]:
+        """As `save`, but return as soon as the live objects may change again.
+
+        `max_memory` is how many bytes the copy may take at a time: beyond, it waits for the
+        disk. If not given, it is one whole copy. `after` is called once it is committed.
+        """
+        draft = _drafted(state, step, metrics, metadata)
+        most = None if max_memory is None else max(1, max_memory // SLOT_BYTES)
+        with self._turn:
+            if self._many.most != most:
+                self._many = Slots(most)
+            save = self._begin(state, draft, overwrite=overwrite, live=False, after=after)
+            save.data.fill(save.transfer, self._many, self._few)
+            return save.transfer
+
+    def _begin(
+        self,
+        state: State,
+        draft: Manifest,
+        *,
         overwrite: bool,
-    ) -> SaveReport:
+        live: bool,
+        after: Callable[[SaveReport], None] | None = None,
+    ) -> _Save:
+        """Look at what there is, and let a thread wait for the data."""
         began = time.monotonic()
-        step = layout.check_step(step)
-        draft = Manifest(
-            step=step,
-            created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            metrics=numbers({} if metrics is None else metrics),
-            metadata=json_values({} if metadata is None else metadata),
-            versions=versions(),
-            objects=state.objects,
-            ties=state.ties,
-        )
+        running = self._running
+        if running is not None and not running.is_filled_here:
+            running.settle()
+            if running.failed:  # and kept some of its slots
+                self._few, self._many = Slots(FEW), Slots(self._many.most)
         self._clean_once()
-        with self.store.storage.lock(exclusive=False):
-            if not overwrite and step in self.store:
-                raise self._step_exists(step)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.store.storage.lock(exclusive=False))
+            if not overwrite and draft.step in self.store:
+                raise self.step_exists(draft.step)
             self._index_known()
-            data = LeafData(self.store.storage, self._known, state)
-            data.write(layout.new_pack_name(step))
-            try:
-                final = self._complete(draft, state, data)
-                self._commit(final, overwrite=overwrite)
-            except BaseException:
-                if data.pack is not None:
-                    self.store.storage.delete([data.pack.name])
-                raise
-            data.remember()  # only now: a pack that is discarded must not be found
-        if overwrite:
-            self._when_alone(lambda: remove_replaced(self.store, step))
-        return SaveReport(
-            step,
-            self.store.name,
-            len(state.leaves),
-            sum(array.nbytes for array in data.arrays.values()),
-            data.written,
-            time.monotonic() - began,
-        )
+            data = LeafData(self.store.storage, self.known, state)
+            # Until the commit: what is not written again may not be removed meanwhile.
+            save = _Save(
+                self,
+                state,
+                draft,
+                data,
+                stack.pop_all(),
+                began=began,
+                overwrite=overwrite,
+                live=live,
+                after=after,
+            )
+        self._running = save.transfer
+        return save
 
     def index(self, found: Manifest) -> None:
         """Remember what a checkpoint holds, now that the live objects have its values."""
         with self._turn:
-            self._known.read(found, leaves=True)
+            self.known.read(found, leaves=True)
             self._indexed.add(found.step)
 
     def _index_known(self) -> None:
         """Remember what the newest checkpoint holds, whoever wrote it."""
-        self._known.begin()
+        self.known.begin()
         steps = self.store.steps
         if steps and steps[-1] not in self._indexed:
             try:
-                self._known.read(self.store.manifest(steps[-1]), leaves=False)
+                self.known.read(self.store.manifest(steps[-1]), leaves=False)
             except (DamagedError, VersionError):
                 pass  # nothing is shared with a checkpoint that cannot be read
 
-    def _complete(self, draft: Manifest, state: State, data: LeafData) -> Manifest:
-        used = data.packs
-        indices = {name: i for i, name in enumerate(used)}
-        records: dict[str, Record] = {}
-        for name, leaf in state.leaves.items():
-            if is_plain(leaf):
-                records[name] = PlainRecord(leaf)
-            else:
-                records[name] = placed(data.arrays[name], data.places, indices)
-        return dataclasses.replace(draft, packs=tuple(used.values()), records=records)
-
-    def _commit(self, final: Manifest, *, overwrite: bool) -> None:
-        data = manifest.encode(final)
-        name = layout.manifest_name(final.step)
-        if overwrite:
-            self.store.storage.replace(name, [data], len(data))
-            self.store.forget(final.step)
-            return
-        try:
-            self.store.storage.write(name, [data], len(data))
-        except FileExistsError:
-            raise self._step_exists(final.step) from None
-
-    def _step_exists(self, step: int) -> StepExistsError:
+    def step_exists(self, step: int) -> StepExistsError:
+        """What to raise if the step is committed already."""
         return StepExistsError(
             f"{self.store.name} has step {step} already, by this run or by another process "
             "that saves to the same place: save another step, or pass overwrite=True"
@@ -184,10 +193,97 @@ class Writer:
         """Before the first save: remove what dead writers left."""
         if not self._cleaned:
             self._cleaned = True
-            self._when_alone(lambda: remove_leftovers(self.store))
+            self.when_alone(lambda: remove_leftovers(self.store))
 
-    def _when_alone(self, action: Callable[[], None]) -> None:
+    def when_alone(self, action: Callable[[], None]) -> None:
         """Do something that may remove data, unless another writer is at work."""
         with self.store.storage.lock(exclusive=True, wait=False) as alone:
             if alone:
                 action()
+
+
+class _Save:
+    """The second half of a save: the thread that writes, and commits."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        state: State,
+        draft: Manifest,
+        data: LeafData,
+        locked: contextlib.ExitStack,
+        *,
+        began: float,
+        overwrite: bool,
+        live: bool,
+        after: Callable[[SaveReport], None] | None,
+    ) -> None:
+        self.data = data
+        self._writer, self._state, self._draft = writer, state, draft
+        self._locked, self._began = locked, began
+        self._overwrite, self._live, self._after = overwrite, live, after
+        self.transfer = Transfer(self._run, copies_first=not live)
+
+    def _run(self, staging: Staging) -> SaveReport:
+        store, data, step = self._writer.store, self.data, self._draft.step
+        with self._locked:
+            data.write(layout.new_pack_name(step), staging, live=self._live)
+            try:
+                self._commit(self._completed())
+            except BaseException:
+                if data.pack is not None:
+                    store.storage.delete([data.pack.name])
+                raise
+            data.remember()  # only now: a pack that is discarded must not be found
+        if self._overwrite:
+            self._writer.when_alone(lambda: remove_replaced(store, step))
+        report = SaveReport(
+            step,
+            store.name,
+            len(self._state.leaves),
+            sum(array.nbytes for array in data.arrays.values()),
+            data.written,
+            time.monotonic() - self._began,
+        )
+        if self._after is not None:
+            self._after(report)
+        return report
+
+    def _completed(self) -> Manifest:
+        """The manifest, now that all bytes have their place."""
+        used = self.data.packs
+        indices = {name: i for i, name in enumerate(used)}
+        records: dict[str, Record] = {}
+        for name, leaf in self._state.leaves.items():
+            if is_plain(leaf):
+                records[name] = PlainRecord(leaf)
+            else:
+                records[name] = placed(self.data.arrays[name], self.data.places, indices)
+        return dataclasses.replace(self._draft, packs=tuple(used.values()), records=records)
+
+    def _commit(self, final: Manifest) -> None:
+        store, data = self._writer.store, manifest.encode(final)
+        name = layout.manifest_name(final.step)
+        if self._overwrite:
+            store.storage.replace(name, [data], len(data))
+            store.forget(final.step)
+            return
+        try:
+            store.storage.write(name, [data], len(data))
+        except FileExistsError:
+            raise self._writer.step_exists(final.step) from None
+
+
+def _drafted(
+    state: State, step: int, metrics: Mapping[str, Any] | None, metadata: Mapping[str, Any] | None
+) -> Manifest:
+    """What the manifest of a state says beside its leaves."""
+    return Manifest(
+        step=layout.check_step(step),
+        created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        metrics=numbers({} if metrics is None else metrics),
+        metadata=json_values({} if metadata is None else metadata),
+        versions=versions(),
+        objects=state.objects,
+        ties=state.ties,
+    )
