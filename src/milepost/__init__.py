@@ -56,7 +56,6 @@ if TYPE_CHECKING:
 _HOMES = {
     # Checkpoints of live objects
     "BackgroundSave": "milepost.checkpoint",
-    "BackgroundSave": "milepost.checkpoint",
     "Checkpoint": "milepost.checkpoint",
     "CheckpointManager": "milepost.checkpoint",
     "KeepBest": "milepost.checkpoint",

@@ -70,19 +70,14 @@ def check(snapshot: Snapshot) -> None:
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small enough that the buffers are filled several times."""
     monkeypatch.setattr("milepost.pieces.CHUNK_BYTES", 8192)
+    monkeypatch.setattr("milepost.staging.SLOT_BYTES", 8192)
+    monkeypatch.setattr("milepost.storage.direct.BUFFER_BYTES", 4096)
 
 
 def test_what_is_written_is_read(tmp_path: Path):
     write(str(tmp_path / "model"), leaves_of(1))
     assert read(str(tmp_path / "model")) == 1
     assert os.listdir(tmp_path) == ["model"]
-
-
-@pytest.fixture
-def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a small file takes many calls, each of which may fail."""
-    monkeypatch.setattr(direct, "BUFFER_BYTES", BLOCK)
-    monkeypatch.setattr(staging, "SLOT_BYTES", 2 * BLOCK)
 
 
 @pytest.mark.parametrize("fault", [disk_full, input_output_error])

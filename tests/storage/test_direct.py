@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from milepost.buffers import BLOCK
+from milepost.buffers import BLOCK, aligned
 from milepost.storage.direct import DirectWriter
 from milepost.storage.filesystem import OperatingSystem
 
@@ -65,37 +65,62 @@ class RefusedLater(Recording):
         super().write_at(handle, offset, data)
 
 
-def parts_of(sizes: list[int]) -> list[bytes]:
-    draw = np.random.default_rng(len(sizes))
-    return [draw.bytes(size) for size in sizes]
+def parts_of(sizes: list[int], off: int = 0) -> list[memoryview]:
+    """Parts that begin so many bytes after a block's boundary in memory."""
+    draw, parts = np.random.default_rng(len(sizes)), []
+    for size in sizes:
+        memory = aligned(size + off, BLOCK)[off:]
+        memory[:] = np.frombuffer(draw.bytes(size), np.uint8)
+        parts.append(memoryview(memory))
+    return parts
 
 
-def write(fs: OperatingSystem, path: Path, parts: list[bytes], watch: Callable | None = None):
-    """Write the parts with one that watches them go past; returns what it saw, by part."""
-    seen: dict[int, bytes] = {}
+def write(fs: OperatingSystem, path: Path, parts: list[memoryview], done: Callable | None = None):
+    """Write the parts; returns how many were given back, each once it is needed no more."""
+    given_back: list[int] = []
+    free = threading.Semaphore(3)  # as one who has so many buffers
 
-    def watcher(number: int) -> Callable[[memoryview], None]:
-        return lambda copy: seen.update({number: bytes(copy)}) if watch is None else watch(copy)
+    def give_back() -> None:
+        given_back.append(1)
+        free.release()
 
     handle = fs.create(str(path))
     try:
-        largest = max(map(len, parts), default=0)
-        with DirectWriter(fs, handle, START, largest) as writer:
-            for number, part in enumerate(parts):
-                assert bytes(writer.add(part, watcher(number))) == part
+        with DirectWriter(fs, handle, START) as writer:
+            for part in parts:
+                assert done or free.acquire(timeout=30)
+                writer.append(part, done or give_back)
     finally:
         fs.close(handle)
-    return seen
+    return len(given_back)
+
+
+@pytest.fixture(autouse=True)
+def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small enough to be filled several times."""
+    monkeypatch.setattr("milepost.storage.direct.BUFFER_BYTES", 2 * BLOCK)
 
 
 @pytest.mark.parametrize("filesystem", [Recording, RefusedAtOnce, RefusedLater])
 @pytest.mark.parametrize("sizes", SIZES)
-def test_every_byte_lies_in_its_place_and_was_seen(tmp_path: Path, filesystem, sizes):
-    parts = parts_of(sizes)
-    seen = write(filesystem(), tmp_path / "file", parts)
+@pytest.mark.parametrize("off", [0, 64])
+def test_every_byte_lies_in_its_place(tmp_path: Path, filesystem, sizes, off: int):
+    parts = parts_of(sizes, off)
+    assert write(filesystem(), tmp_path / "file", parts) == len(parts)
     data = b"".join(parts)
     assert (tmp_path / "file").read_bytes() == (bytes(START) + data if data else b"")
-    assert [seen[number] for number in range(len(parts))] == parts
+
+
+def test_what_is_aligned_is_written_from_where_it_lies(tmp_path: Path):
+    class Addresses(Recording):
+        def write_at(self, handle: int, offset: int, data) -> None:
+            written.append(np.frombuffer(data, np.uint8).ctypes.data)
+            super().write_at(handle, offset, data)
+
+    written: list[int] = []
+    parts = parts_of([3 * BLOCK] * 4)
+    write(Addresses(), tmp_path / "file", parts)
+    assert sorted(written) == sorted(np.frombuffer(p, np.uint8).ctypes.data for p in parts)
 
 
 def test_whole_blocks_are_written_and_only_the_rest_is_not(tmp_path: Path):
@@ -136,14 +161,13 @@ def test_a_write_that_fails_ends_it_and_no_thread_writes_on(tmp_path: Path, numb
     assert len(fs.writes) < 100
 
 
-def test_one_who_watches_and_fails_ends_it(tmp_path: Path):
-    def watch(copy: memoryview) -> None:
+def test_one_who_is_told_and_fails_ends_it(tmp_path: Path):
+    def done() -> None:
         raise RuntimeError("seen enough")
 
     fs = Recording()
     with pytest.raises(RuntimeError, match="seen enough"):
-        write(fs, tmp_path / "file", parts_of([BLOCK] * 20), watch)
-    assert fs.writes == []
+        write(fs, tmp_path / "file", parts_of([BLOCK] * 20), done)
 
 
 def test_a_caller_that_fails_leaves_no_thread(tmp_path: Path):
@@ -151,9 +175,9 @@ def test_a_caller_that_fails_leaves_no_thread(tmp_path: Path):
     handle = fs.create(str(tmp_path / "file"))
 
     def fail() -> None:
-        with DirectWriter(fs, handle, 0, BLOCK) as writer:
+        with DirectWriter(fs, handle, 0) as writer:
             for part in parts_of([BLOCK] * 5):
-                writer.add(part, lambda copy: None)
+                writer.append(part, lambda: None)
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -162,12 +186,13 @@ def test_a_caller_that_fails_leaves_no_thread(tmp_path: Path):
     assert threading.active_count() == before
 
 
-def test_what_is_written_is_the_copy_whatever_becomes_of_the_data(tmp_path: Path):
-    data = bytearray(b"1" * BLOCK)
+def test_what_was_given_back_may_change(tmp_path: Path):
+    data, done = bytearray(b"1" * 100), []
     fs = Recording()
     handle = fs.create(str(tmp_path / "file"))
-    with DirectWriter(fs, handle, 0, BLOCK) as writer:
-        writer.add(data, lambda copy: None)
-        data[:] = b"2" * BLOCK
+    with DirectWriter(fs, handle, 0) as writer:
+        writer.append(memoryview(data), lambda: done.append(True))
+        assert done
+        data[:] = b"2" * 100
     fs.close(handle)
-    assert (tmp_path / "file").read_bytes() == b"1" * BLOCK
+    assert (tmp_path / "file").read_bytes() == b"1" * 100

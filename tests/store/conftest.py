@@ -55,3 +55,11 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut arrays into chunks of 256 bytes, so that small ones have several."""
     monkeypatch.setattr("milepost.pieces.CHUNK_BYTES", 256)
     assert record.CHUNK_BYTES > 256
+
+
+@pytest.fixture
+def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a small state fills several buffers, and takes several writes."""
+    monkeypatch.setattr("milepost.pieces.CHUNK_BYTES", 1024)
+    monkeypatch.setattr("milepost.staging.SLOT_BYTES", 1024)
+    monkeypatch.setattr("milepost.storage.direct.BUFFER_BYTES", 4096)

@@ -19,20 +19,29 @@ def _writer(folder: Path, filesystem: FaultyFileSystem) -> Writer:
     return Writer(Store.open_or_create(LocalStorage(folder, filesystem)))
 
 
+@pytest.mark.usefixtures("small_buffers")
+@pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize("fault", [disk_full, input_output_error])
-def test_whichever_call_fails_the_store_is_as_it_was(tmp_path: Path, fault):
+def test_whichever_call_fails_the_store_is_as_it_was(tmp_path: Path, fault, background: bool):
+    def save(writer: Writer, seed: int) -> None:
+        if background:
+            writer.start(make_state(seed), seed).result()
+        else:
+            writer.save(make_state(seed), seed)
+
     def attempt(folder: Path, after: int | None) -> FaultyFileSystem:
         filesystem = FaultyFileSystem(fault=fault)
         writer = _writer(folder, filesystem)
-        writer.save(make_state(1), 1)
+        save(writer, 1)
         before = len(filesystem.calls)
         if after is not None:
             filesystem.fail_after(after)
-        writer.save(make_state(2), 2)
+        save(writer, 2)
         del filesystem.calls[:before]
         return filesystem
 
     calls = attempt(tmp_path / "whole", None).calls
+    assert calls.count("write_at") > 3
     assert {"create", "write", "sync", "link", "sync_folder"} <= set(calls)
     for number in range(len(calls)):
         folder = tmp_path / str(number)

@@ -22,6 +22,7 @@ from milepost.storage.faults import FaultyFileSystem, kill_process
 from milepost.storage.local import LocalStorage
 from milepost.store import Store, Writer
 
+background = sys.argv[2] == "background"
 for number in range(int(sys.argv[1])):
     child = os.fork()
     if child == 0:
@@ -29,7 +30,10 @@ for number in range(int(sys.argv[1])):
         writer = Writer(Store.open_or_create(LocalStorage(f"store-{number}", filesystem)))
         writer.save(make_state(1), 1)
         filesystem.fail_after(number)
-        writer.save(make_state(2), 2)
+        if background:
+            writer.start(make_state(2), 2).result()
+        else:
+            writer.save(make_state(2), 2)
         os._exit(0)
     _, status = os.waitpid(child, 0)
     print(number, os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, flush=True)
@@ -37,10 +41,11 @@ for number in range(int(sys.argv[1])):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_at_any_call_nothing_committed_is_lost(tmp_path: Path, run_program):
+@pytest.mark.parametrize("how", ["foreground", "background"])
+def test_killed_at_any_call_nothing_committed_is_lost(tmp_path: Path, run_program, how: str):
     calls = _calls_of_a_save(tmp_path)
     root = Path(__file__).parents[2]
-    finished = run_program(PROGRAM, str(len(calls)), PYTHONPATH=str(root))
+    finished = run_program(PROGRAM, str(len(calls)), how, PYTHONPATH=str(root))
     deaths = [line.split() for line in finished.stdout.splitlines()]
     assert deaths == [[str(n), "9"] for n in range(len(calls))]
     seen = set()

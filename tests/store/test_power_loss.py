@@ -16,6 +16,8 @@ from milepost.store import Store, Writer, prune, verify_store
 
 from .conftest import check, make_state
 
+pytestmark = pytest.mark.usefixtures("small_buffers")
+
 LOSSES = 12  # possible disks drawn for every point of failure
 
 

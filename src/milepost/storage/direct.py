@@ -50,6 +50,7 @@ class DirectWriter:
         self._own: deque[Future[None]] = deque()  # those of the jobs that write a buffer
         self._buffer: Array | None = None
         self._used = 0
+        self._error: BaseException | None = None
         self._flushed = False
 
     def __enter__(self) -> Self:
@@ -69,6 +70,7 @@ class DirectWriter:
 
     def append(self, data: memoryview, done: Callable[[], object]) -> None:
         """Write `data` next; `done` is called when it is needed no more."""
+        self._raise_error()
         while self._jobs and self._jobs[0].done():
             self._jobs.popleft().result()
         if self._used == 0 and _is_aligned(data):
@@ -90,12 +92,18 @@ class DirectWriter:
                 self._submit(byte_view(self._buffer[:whole]), lambda: None)
         while self._jobs:
             self._jobs.popleft().result()
+        self._raise_error()
         if self._direct:
             self._direct = self._fs.bypass_cache(self._handle, False)
         if rest:
             self._fs.write_at(self._handle, self._position, rest)
         if self._buffer is not None:
             self._spare.give(self._buffer)
+
+    def _raise_error(self) -> None:
+        """What a write has failed with, in whatever thread: nothing is written any more."""
+        if self._error is not None:
+            raise self._error
 
     def _copy(self, data: memoryview) -> None:
         while data:
@@ -121,6 +129,15 @@ class DirectWriter:
         self._position += len(data)
 
     def _write(self, data: memoryview, position: int, done: Callable[[], object]) -> None:
+        try:
+            if self._error is None:
+                self._write_at(position, data)
+        except BaseException as error:
+            self._error = error
+        finally:
+            done()  # whatever has failed: somebody may wait for the memory
+
+    def _write_at(self, position: int, data: memoryview) -> None:
         direct = self._direct
         try:
             self._fs.write_at(self._handle, position, data)
@@ -129,7 +146,6 @@ class DirectWriter:
                 raise
             self._direct = self._fs.bypass_cache(self._handle, False)
             self._fs.write_at(self._handle, position, data)
-        done()
 
 
 def _is_aligned(data: memoryview) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from milepost.buffers import BLOCK
 from milepost.errors import PathNotFoundError
 from milepost.source import read_exactly
 from milepost.storage.base import Storage
@@ -54,6 +55,33 @@ class StorageTests:
         with pytest.raises(FileExistsError):
             storage.write("data/a", [b"second"], 6)
         assert self.read(storage, "data/a") == b"first"
+
+    def test_what_is_created_part_by_part_has_its_head_first(self, storage: Storage) -> None:
+        sizes = [0, 3, BLOCK, 5 * BLOCK, 10]
+        parts = [bytes([number]) * size for number, size in enumerate(sizes)]
+        given_back = []
+        with storage.create("data/a", BLOCK, BLOCK + sum(sizes)) as new:
+            for part in parts:
+                new.append(memoryview(part), lambda: given_back.append(True))
+            assert storage.list("data") == []
+            new.finish(b"h" * BLOCK)
+        assert self.read(storage, "data/a") == b"h" * BLOCK + b"".join(parts)
+        assert len(given_back) == len(parts)
+
+    def test_what_is_created_and_not_finished_is_not_there(self, storage: Storage) -> None:
+        with storage.create("data/a", BLOCK, 2 * BLOCK) as new:
+            new.append(memoryview(b"x" * BLOCK), lambda: None)
+        assert storage.list("data") == []
+
+    def test_what_fails_while_it_is_created_is_not_there(self, storage: Storage) -> None:
+        def fail() -> None:
+            with storage.create("data/a", BLOCK, 2 * BLOCK) as new:
+                new.append(memoryview(b"x" * BLOCK), lambda: None)
+                raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            fail()
+        assert storage.list("data") == []
 
     def test_replace_takes_the_place(self, storage: Storage) -> None:
         storage.replace("data/a", [b"first"], 5)
