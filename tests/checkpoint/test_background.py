@@ -118,16 +118,6 @@ class TestIsolation:
         self.check(tmp_path, model, lambda _: model.train_on_batch(x, y))
 
 
-def test_a_jax_array_that_was_donated_away_is_refused(tmp_path: Path):
-    import jax
-
-    array = jax.numpy.ones(1000)
-    jax.jit(lambda a: a + 1, donate_argnums=0)(array)
-    assert array.is_deleted()
-    with pytest.raises(errors.UnsupportedObjectError, match="was deleted.*donated"):
-        Checkpoint(a=array).save(tmp_path)
-
-
 def test_one_is_written_at_a_time_and_the_next_waits(tmp_path: Path):
     disk = Gate()
     array = np.zeros(SIZE, np.float32)
@@ -218,7 +208,7 @@ def test_the_memory_that_it_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert most == 3
     for name, array in arrays.items():
         np.testing.assert_array_equal(saved(tmp_path, f"arrays/{name}"), array)
-        array += 1
+        np.negative(array, out=array)
     most = 0
     checkpoint.save(tmp_path, background=True, max_memory=1).wait()
     assert most == 1

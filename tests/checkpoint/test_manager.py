@@ -89,7 +89,7 @@ def test_nothing_is_removed_before_the_newer_one_is_committed(tmp_path: Path, mo
     def fail(*arguments, **options):
         raise errors.StorageError("no more")
 
-    monkeypatch.setattr(write.Writer, "_commit", fail)
+    monkeypatch.setattr(write._Save, "_commit", fail)
     checkpoint.a[:] = 1
     with pytest.raises(errors.StorageError):
         manager.save(2)

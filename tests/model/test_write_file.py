@@ -119,8 +119,9 @@ def test_whenever_the_power_fails_one_of_them_is_there_whole():
 
 PROGRAM = """
 import os, sys
-import milepost.pieces
-milepost.pieces.CHUNK_BYTES = 8192
+import milepost.pieces, milepost.staging, milepost.storage.direct
+milepost.pieces.CHUNK_BYTES = milepost.staging.SLOT_BYTES = 8192
+milepost.storage.direct.BUFFER_BYTES = 4096
 from tests.model.test_write_file import leaves_of, write
 from milepost.storage.faults import FaultyFileSystem, kill_process
 

@@ -18,6 +18,7 @@ def make_state(seed: int, *, frozen: int = 0) -> State:
     draw = np.random.default_rng(seed)
     return State(
         {
+            "model/blocks": draw.standard_normal((32, 32)),  # whole blocks of a disk
             "model/kernel": draw.standard_normal((40, 12)).astype(np.float32),
             "model/bias": draw.standard_normal(12).astype(ml_dtypes.bfloat16),
             "model/frozen": np.full((30, 10), frozen, np.float32),

@@ -153,17 +153,19 @@ def test_threads_that_share_a_checkpoint_lose_nothing(tmp_path: Path):
 
 def test_a_pack_is_not_found_before_it_is_committed(tmp_path: Path, monkeypatch):
     """The same, in the one order that matters."""
+    from milepost.store import write
+
     writer = Writer(Store.open_or_create(LocalStorage(tmp_path)))
-    commit = Writer._commit
+    commit = write._Save._commit
     second = threading.Thread(target=lambda: writer.save(make_state(1), 2))
 
-    def fail_while_another_saves(self, final, *, overwrite):
-        monkeypatch.setattr(Writer, "_commit", commit)
+    def fail_while_another_saves(self, final):
+        monkeypatch.setattr(write._Save, "_commit", commit)
         second.start()
         second.join(timeout=0.3)
         raise errors.StorageError("no more")
 
-    monkeypatch.setattr(Writer, "_commit", fail_while_another_saves)
+    monkeypatch.setattr(write._Save, "_commit", fail_while_another_saves)
     with pytest.raises(errors.StorageError, match="no more"):
         writer.save(make_state(1), 1)
     second.join()

@@ -70,12 +70,8 @@ def capture(value: Any, name: str, capture: Capture) -> Structure:
                 f"{name} is spread over several processes, which this version cannot save: "
                 "gather it first (jax.experimental.multihost_utils.process_allgather)"
             )
-        if value.is_deleted():
-            raise UnsupportedObjectError(
-                f"{name} was deleted: a computation that it was donated to has its memory. "
-                "Save what that computation returned"
-            )
-        capture.leaf(name, value, immutable=True)
+        # One that was donated to a computation has no value any more: a restore does not mind.
+        capture.leaf(name, value, immutable=not value.is_deleted())
         return {"leaf": "jax"}
     children = [
         [key, capture.child(join(name, key), part)] for key, part in pytrees.node_items(value)
