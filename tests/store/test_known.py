@@ -122,3 +122,18 @@ def test_equal_chunks_of_one_save_are_written_once(tmp_path: Path):
     whole, rest = 16 << 20, 8 * SIZE - 2 * (16 << 20)
     assert report.written == 2 * (whole + rest)  # of zeros, and of ones
     assert list(verify_store(Store.open(LocalStorage(tmp_path)))) == []
+
+
+def test_the_memory_that_a_save_takes_is_bounded(tmp_path: Path):
+    import tracemalloc
+
+    arrays = {str(n): np.full(SIZE, n, np.float64) for n in range(5)}  # 200 MB
+    checkpoint = Checkpoint(arrays=arrays)
+    tracemalloc.start()
+    try:
+        checkpoint.save(tmp_path / "first")
+        checkpoint.save(tmp_path / "first")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 64_000_000
