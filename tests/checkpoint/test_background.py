@@ -94,7 +94,8 @@ class TestIsolation:
     def test_jax_whose_buffers_are_donated(self, tmp_path: Path):
         import jax
 
-        params = {"w": jax.numpy.arange(1_000_000.0), "b": jax.numpy.ones(3)}
+        # More than the few buffers hold: most is still to be read when it is donated.
+        params = {str(n): jax.numpy.arange(4_000_000.0) + n for n in range(8)}
         step = jax.jit(lambda tree: jax.tree.map(lambda a: a * 2 + 1, tree), donate_argnums=0)
 
         def update(checkpoint: Checkpoint) -> None:
