@@ -45,7 +45,10 @@ T = TypeVar("T")
 
 
 class Slots:
-    """Buffers of `SLOT_BYTES`, of which at most `most` are in use at a time."""
+    """Buffers for `SLOT_BYTES`, of which at most `most` are in use at a time.
+
+    Each has a block more, so that data can begin anywhere in the first.
+    """
 
     def __init__(self, most: int | None = None) -> None:
         self.most = most
@@ -64,7 +67,7 @@ class Slots:
                     return None
                 self._changed.wait()
             self._used += 1
-        return self._buffers.take(SLOT_BYTES)
+        return self._buffers.take(SLOT_BYTES + BLOCK)
 
     @property
     def has_free(self) -> bool:
@@ -85,10 +88,15 @@ class Slots:
 
 @dataclass(slots=True)
 class Batch:
-    """Pieces that follow one another in one slot, once `copied` is done."""
+    """Pieces that follow one another in one slot, once `copied` is done.
+
+    The first begins as far into a block as it will in the file, if all before it is written:
+    then the slot can be written from where it is.
+    """
 
     slots: Slots
     slot: Array
+    begin: int
     parts: list[Part] = field(default_factory=list)
     sources: list[Buffer] = field(default_factory=list)
     used: int = 0
@@ -100,7 +108,7 @@ class Batch:
     _left: int = 0
 
     def has_room(self, piece: Piece) -> bool:
-        return self.used + piece.nbytes <= len(self.slot)
+        return self.begin + self.used + piece.nbytes <= len(self.slot)
 
     def add(self, array: DigestedArray, piece: Piece, data: Buffer) -> None:
         """A piece that is to be copied."""
@@ -110,7 +118,7 @@ class Batch:
 
     def copy(self) -> None:
         """Copy what was added since the last time."""
-        position = self.used - sum(map(len, self.sources))
+        position = self.begin + self.used - sum(map(len, self.sources))
         for source in self.sources:
             copy = self.slot[position : position + len(source)]
             np.copyto(copy, np.frombuffer(source, np.uint8))
@@ -119,7 +127,7 @@ class Batch:
 
     def digest(self) -> None:
         """Digest every piece."""
-        data, position = byte_view(self.slot), 0
+        data, position = byte_view(self.slot), self.begin
         for _, piece in self.parts:
             copy = data[position : position + piece.nbytes]
             checksum, found = fingerprint.checked(copy)
@@ -132,7 +140,7 @@ class Batch:
 
         Each comes with what to call when it is needed no more.
         """
-        spans, position = [], 0
+        spans, position = [], self.begin
         for is_wanted, group in itertools.groupby(
             zip(wanted, self.pieces, strict=True), key=lambda pair: pair[0]
         ):
@@ -166,6 +174,7 @@ class Staging:
         if not copies_first:
             self._begin.set()
         self._slots: list[Slots] = []
+        self._filled = 0
 
     def fill(self, candidates: Iterable[Candidate], slots: Slots) -> None:
         """Copy pieces of arrays. They may be changed once this returns."""
@@ -189,8 +198,9 @@ class Staging:
                         slot = slots.take(self._stopped)
                         if slot is None:
                             return  # nobody writes any more, and says why
-                        batch = Batch(slots, slot)
+                        batch = Batch(slots, slot, self._filled % BLOCK)
                     batch.add(array, piece, data)
+                    self._filled += piece.nbytes
                     if isinstance(array.array, InParts):
                         batch.copy()  # what is read in parts is there until the next is read
             if batch is not None:

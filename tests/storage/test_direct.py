@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import threading
 from collections.abc import Callable
@@ -121,6 +122,49 @@ def test_what_is_aligned_is_written_from_where_it_lies(tmp_path: Path):
     parts = parts_of([3 * BLOCK] * 4)
     write(Addresses(), tmp_path / "file", parts)
     assert sorted(written) == sorted(np.frombuffer(p, np.uint8).ctypes.data for p in parts)
+
+
+def in_phase(sizes: list[int]) -> list[memoryview]:
+    """Parts that begin as far after a boundary in memory as they will in the file."""
+    starts = np.cumsum([0, *sizes[:-1]])
+    return [parts_of([size], int(at) % BLOCK)[0] for at, size in zip(starts, sizes, strict=True)]
+
+
+ODD = [5 * BLOCK + 100, 3 * BLOCK - 7, 1, BLOCK, 6 * BLOCK + 11, 4 * BLOCK - 105, 2 * BLOCK, 9]
+
+
+def test_what_lies_as_it_will_in_the_file_is_written_from_where_it_lies(tmp_path: Path):
+    class Spans(Recording):
+        def write_at(self, handle: int, offset: int, data) -> None:
+            at = np.frombuffer(data, np.uint8).ctypes.data
+            written.extend(range(at, at + len(data), BLOCK))
+            super().write_at(handle, offset, data)
+
+    written: list[int] = []
+    parts = in_phase(ODD)
+    write(Spans(), tmp_path / "file", parts)
+    for part in parts:
+        first = np.frombuffer(part, np.uint8).ctypes.data
+        whole = range(-(-first // BLOCK) * BLOCK, (first + len(part)) // BLOCK * BLOCK, BLOCK)
+        if len(part) >= 2 * BLOCK:
+            assert set(whole) <= set(written)
+
+
+@pytest.mark.parametrize("filesystem", [Recording, RefusedAtOnce, RefusedLater])
+def test_what_was_given_back_may_be_used_again(tmp_path: Path, filesystem):
+    parts = in_phase(ODD)
+    data = b"".join(parts)
+    fs = filesystem()
+    handle = fs.create(str(tmp_path / "file"))
+
+    def scribble(part: memoryview) -> None:
+        np.frombuffer(part, np.uint8)[:] = 0xEE
+
+    with DirectWriter(fs, handle, START) as writer:
+        for part in parts:
+            writer.append(part, functools.partial(scribble, part))
+    fs.close(handle)
+    assert (tmp_path / "file").read_bytes()[START:] == data
 
 
 def test_whole_blocks_are_written_and_only_the_rest_is_not(tmp_path: Path):

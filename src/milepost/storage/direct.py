@@ -1,9 +1,9 @@
 """Writing a large file past the page cache, where that can be done, from a few threads.
 
 The page cache costs a copy by the kernel, and the file then waits for its `sync`; a large
-file that is written once is on the disk sooner without. Whole blocks that lie at a block's
-boundary in memory, and go to one in the file, are written from where they are; everything
-else passes through buffers that are aligned.
+file that is written once is on the disk sooner without. Data that lies as far from a block's boundary in
+memory as it goes to in the file is written from where it is, but for what it has of the first
+block and the last; everything else passes through buffers that are aligned.
 """
 
 from __future__ import annotations
@@ -73,11 +73,17 @@ class DirectWriter:
         self._raise_error()
         while self._jobs and self._jobs[0].done():
             self._jobs.popleft().result()
-        if self._used == 0 and _is_aligned(data):
-            self._submit(data, done)
+        end = self._position + self._used
+        head = -end % BLOCK
+        whole = (len(data) - head) // BLOCK * BLOCK
+        if whole <= 0 or (_address(data) - end) % BLOCK:
+            self._copy(data)
+            done()
             return
-        self._copy(data)
-        done()
+        self._copy(data[:head])
+        self._submit_buffer()
+        self._copy(data[head + whole :])  # now: once the rest is written, `data` may change
+        self._submit(data[head : head + whole], done)
 
     def flush(self) -> None:
         """Wait until everything is written. Nothing follows it."""
@@ -115,9 +121,16 @@ class DirectWriter:
             self._used += len(part)
             data = data[len(part) :]
             if self._used == len(self._buffer):
-                full, self._buffer, self._used = self._buffer, None, 0
-                self._submit(byte_view(full), functools.partial(self._spare.give, full))
-                self._own.append(self._jobs[-1])
+                self._submit_buffer()
+
+    def _submit_buffer(self) -> None:
+        """Write what was copied: whole blocks."""
+        if self._buffer is None:
+            return
+        full, used = self._buffer, self._used
+        self._buffer, self._used = None, 0
+        self._submit(byte_view(full[:used]), functools.partial(self._spare.give, full))
+        self._own.append(self._jobs[-1])
 
     def _free_buffer(self) -> Array:
         if len(self._own) >= _BUFFERS:
@@ -148,11 +161,9 @@ class DirectWriter:
             self._fs.write_at(self._handle, position, data)
 
 
-def _is_aligned(data: memoryview) -> bool:
-    if not data or len(data) % BLOCK:
-        return False
-    address: int = np.frombuffer(data, np.uint8).ctypes.data
-    return address % BLOCK == 0
+def _address(data: memoryview) -> int:
+    found: int = np.frombuffer(data, np.uint8).ctypes.data
+    return found
 
 
 class NewFile(DirectWriter):
