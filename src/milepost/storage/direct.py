@@ -1,9 +1,9 @@
 """Writing a large file past the page cache, where that can be done, from a few threads.
 
 The page cache costs a copy by the kernel, and the file then waits for its `sync`; a large
-file that is written once is on the disk sooner without. Data that lies as far from a block's boundary in
-memory as it goes to in the file is written from where it is, but for what it has of the first
-block and the last; everything else passes through buffers that are aligned.
+file that is written once is on the disk sooner without. Data that lies as far from a block's
+boundary in memory as it goes to in the file is written from where it is, but for what it has
+of the first block and the last; everything else passes through buffers that are aligned.
 """
 
 from __future__ import annotations
