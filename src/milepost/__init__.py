@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from milepost.inspection import LeafStatistics as LeafStatistics
     from milepost.inspection import diff as diff
     from milepost.inspection import leaf_statistics as leaf_statistics
+    from milepost.lazy import LazyArray as LazyArray
     from milepost.model import ModelReport as ModelReport
     from milepost.model import Replay as Replay
     from milepost.model import load_model as load_model
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from milepost.scanning import ScanReport as ScanReport
     from milepost.scanning import scan as scan
     from milepost.snapshot import Damage as Damage
-    from milepost.snapshot import LazyArray as LazyArray
     from milepost.snapshot import Snapshot as Snapshot
     from milepost.store import SaveReport as SaveReport
     from milepost.store import Store as Store
@@ -80,7 +80,7 @@ _HOMES = {
     "leaf_statistics": "milepost.inspection",
     "scan": "milepost.scanning",
     "verify": "milepost.opening",
-    "LazyArray": "milepost.snapshot",
+    "LazyArray": "milepost.lazy",
     "Snapshot": "milepost.snapshot",
     "Store": "milepost.store",
     # What these return, and raise

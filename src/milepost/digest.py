@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import blake3
 import xxhash
@@ -34,6 +34,24 @@ def checksum(data: Buffer) -> str:
     return "xxh3:" + xxhash.xxh3_64_hexdigest(data)
 
 
+class Running:
+    """The digest or checksum, by the algorithm that `like` names, of data that comes in parts."""
+
+    def __init__(self, like: str) -> None:
+        """Raises KeyError if the algorithm is unknown; see `is_known`."""
+        self._name = like.partition(":")[0]
+        self._state = _RUNNING[self._name]()
+
+    def update(self, data: Buffer) -> None:
+        self._state.update(data)
+
+    @property
+    def value(self) -> str:
+        """Of all data so far."""
+        return f"{self._name}:{self._state.hexdigest()}"
+
+
+_RUNNING: dict[str, Callable[[], Any]] = {"blake3": blake3.blake3, "xxh3": xxhash.xxh3_64}
 _ALGORITHMS: dict[str, Callable[[Buffer], str]] = {"blake3": digest, "xxh3": checksum}
 _WELL_FORMED = re.compile(r"[a-z][a-z0-9-]*:[0-9a-f]+")
 

@@ -10,23 +10,23 @@ import contextlib
 import difflib
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from milepost import digest, dtypes
+from milepost import digest, dtypes, reading
 from milepost.buffers import aligned
 from milepost.dtypes import Array
-from milepost.errors import DamagedError, LeafNotFoundError, MilepostError
+from milepost.errors import LeafNotFoundError, MilepostError
+from milepost.lazy import LazyArray
+from milepost.reading import Part
 from milepost.record import (
     ArrayRecord,
     Box,
-    Chunk,
     ForeignArray,
     PlainRecord,
     Record,
@@ -37,9 +37,7 @@ from milepost.record import (
 from milepost.source import ByteSource, fill_exactly
 from milepost.state import LeafSpec, ObjectInfo, Plain
 
-# Below this size starting threads costs more than they save.
-_THREADED_BYTES = 1 << 22
-_THREADS = 2  # each copies out of the page cache as fast as a core can
+_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,24 +165,73 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
         record = self.record(name)
         if isinstance(record, PlainRecord):
             return record.value
-        whole = tuple((0, size) for size in record.shape)
-        return self.read_box(name, record, whole)
+        return self.read_box(name, record, _whole(record))
 
     def read_all(self, names: Sequence[str]) -> list[Plain | Array]:
         """The whole value of each of these leaves, checked; large ones by several threads.
 
         Raises:
-            LeafNotFoundError, DamagedError: as `read`, of the first that fails.
+            LeafNotFoundError, DamagedError: as `read`.
         """
         records = [self.record(name) for name in names]
-        if sum(r.nbytes for r in records if isinstance(r, ArrayRecord)) < _THREADED_BYTES:
-            return [self.read(name) for name in names]
+        results: list[Plain | Array] = [
+            record.value if isinstance(record, PlainRecord) else None for record in records
+        ]
+        foreign, targets = [], []
+        for index, record in enumerate(records):
+            if isinstance(record, ForeignArray):
+                foreign.append(index)
+            elif isinstance(record, ArrayRecord):
+                array = _new_array(record.dtype, record.shape)
+                results[index] = array
+                targets.append((names[index], record, _whole(record), array))
+        self._fill(targets)
         with ThreadPoolExecutor(_THREADS, "milepost-read") as pool:
-            jobs = [pool.submit(self.read, name) for name in names]
+            jobs = [(index, pool.submit(self.read, names[index])) for index in foreign]
             try:
-                return [job.result() for job in jobs]
+                for index, job in jobs:
+                    results[index] = job.result()
             finally:
                 pool.shutdown(cancel_futures=True)
+        return results
+
+    def is_checkable(self, name: str) -> bool:
+        """Whether all bytes of an array have a checksum, so that `check` says if they are sound."""
+        record = self.record(name)
+        return (
+            isinstance(record, ArrayRecord)
+            and not isinstance(record, ForeignArray)
+            and all(chunk.checksum is not None for chunk in record.chunks)
+        )
+
+    def check(self, names: Iterable[str]) -> None:
+        """Read leaves that are checkable, keep nothing, and change nothing.
+
+        Raises:
+            LeafNotFoundError: there is no such leaf.
+            DamagedError: the bytes of one are not what was saved.
+        """
+        records = [(name, self.record(name)) for name in names]
+        self.fetch(
+            Part(name, chunk, None)
+            for name, record in records
+            if isinstance(record, ArrayRecord)
+            for chunk in record.chunks
+        )
+
+    def read_into(self, targets: Iterable[tuple[str, Array]]) -> None:
+        """Read checkable leaves, and check them, into arrays of their dtype and shape, in C order.
+
+        Raises:
+            LeafNotFoundError: there is no such leaf.
+            DamagedError: the bytes of one are not what was saved; some arrays have changed.
+        """
+        found = []
+        for name, array in targets:
+            record = self.record(name)
+            assert isinstance(record, ArrayRecord)
+            found.append((name, record, _whole(record), array))
+        self._fill(found)
 
     def read_parts(self, name: str) -> Iterator[tuple[Box, Array]]:
         """A whole array, part after part in C order, in memory that does not grow with it."""
@@ -210,36 +257,35 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
         """
         if isinstance(record, ForeignArray):
             return record.read(box)
-        dtype = dtypes.numpy_dtype(record.dtype)
-        shape = [max(0, stop - start) for start, stop in box]
-        memory = aligned(math.prod(shape) * dtype.itemsize)
-        result = memory.view(dtype).reshape(shape)
-        for chunk in record.chunks:
-            found = overlap(box, chunk.offset, chunk.shape)
-            if found is None:
-                continue
-            part = result[as_index(found[0])]
-            if part.shape == chunk.shape and part.flags.c_contiguous:
-                # The chunk lies in the result as it lies in the file: no copy between.
-                self._fill(name, chunk, part)
-            else:
-                whole = np.empty(chunk.shape, dtype)
-                self._fill(name, chunk, whole)
-                part[...] = whole[as_index(found[1])]
+        result = _new_array(record.dtype, [max(0, stop - start) for start, stop in box])
+        self._fill([(name, record, box, result)])
         return result
 
-    def _fill(self, name: str, chunk: Chunk, target: Array) -> None:
-        file = self._files[chunk.file]
-        buffer = dtypes.byte_view(target)
-        fill_exactly(file, chunk.position, buffer)
-        if chunk.checksum is not None and not digest.matches(chunk.checksum, buffer):
-            raise DamagedError(
-                f"{file.name}, leaf {name!r}: bytes {chunk.position} to "
-                f"{chunk.position + chunk.nbytes} are damaged: expected {chunk.checksum}, "
-                f"found {digest.checksum(buffer)}"
-            )
+    def _fill(self, targets: Iterable[tuple[str, ArrayRecord, Box, Array]]) -> None:
+        """Fill each array with what lies inside the box of its leaf."""
+        parts, filled = [], []
+        for name, record, box, array in targets:
+            filled.append(array)
+            for chunk in record.chunks:
+                found = overlap(box, chunk.offset, chunk.shape)
+                if found is None:
+                    continue
+                part = array[as_index(found[0])]
+                if part.shape == chunk.shape and part.flags.c_contiguous:
+                    # The chunk lies in the array as it lies in the file: no copy between.
+                    parts.append(Part(name, chunk, dtypes.byte_view(part)))
+                    continue
+                whole = np.empty(chunk.shape, array.dtype)
+                self.fetch([Part(name, chunk, dtypes.byte_view(whole))])
+                part[...] = whole[as_index(found[1])]
+        self.fetch(parts)
         if sys.byteorder == "big":
-            target.byteswap(inplace=True)
+            for array in filled:
+                array.byteswap(inplace=True)
+
+    def fetch(self, parts: Iterable[Part]) -> None:
+        """Read parts of its files, and check them."""
+        reading.fetch(self._files, parts)
 
     def damage(self) -> Iterator[Damage]:
         """Every leaf whose bytes do not have their digest. Reads everything."""
@@ -283,100 +329,13 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
             yield Damage(self.name, name, str(error))
 
 
-class LazyArray(NDArrayOperatorsMixin):
-    """An array in storage. `array[:10]` reads those rows, `numpy.asarray(array)` all of it.
-
-    Arithmetic and NumPy's functions read it whole; keep the result if it is used again.
-    """
-
-    def __init__(self, snapshot: Snapshot, name: str, record: ArrayRecord) -> None:
-        self._snapshot = snapshot
-        self._name = name
-        self._record = record
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Its dtype in NumPy; bfloat16 and its like are ml_dtypes'."""
-        return dtypes.memory_dtype(self._record.dtype)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its shape."""
-        return self._record.shape
-
-    @property
-    def ndim(self) -> int:
-        """The number of its axes."""
-        return len(self._record.shape)
-
-    @property
-    def size(self) -> int:
-        """The number of its elements."""
-        return int(np.prod(self._record.shape, dtype=np.int64))
-
-    @property
-    def nbytes(self) -> int:
-        """Its size in bytes, once it is read."""
-        return self._record.nbytes
-
-    def __len__(self) -> int:
-        if not self.shape:
-            raise TypeError("a zero-dimensional array has no length")
-        return self.shape[0]
-
-    def __repr__(self) -> str:
-        return f"<LazyArray {self._name}: {self._record.spec}>"
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        if copy is False:
-            raise ValueError("an array in storage cannot be had without a copy")
-        whole = self._snapshot.read(self._name)
-        return np.asarray(whole, dtype=dtype)
-
-    def __bool__(self) -> bool:
-        return bool(np.asarray(self))
-
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        if any(isinstance(out, LazyArray) for out in kwargs.get("out", ())):
-            raise TypeError("an array in storage is read-only: `x = x + 1` makes a new one")
-        loaded = [_loaded(value) for value in inputs]
-        return getattr(ufunc, method)(*loaded, **{k: _loaded(v) for k, v in kwargs.items()})
-
-    def __getitem__(self, index: Any) -> Any:
-        """NumPy indexing. Integers and slices read only the chunks that they touch."""
-        parts = index if isinstance(index, tuple) else (index,)
-        box, local = [], []
-        if len(parts) > self.ndim or not all(map(_is_simple, parts)):
-            return np.asarray(self)[index]
-        for axis, size in enumerate(self.shape):
-            part = parts[axis] if axis < len(parts) else slice(None)
-            start, stop, inside = _axis_box(part, size, axis)
-            box.append((start, stop))
-            local.append(inside)
-        return self._snapshot.read_box(self._name, self._record, tuple(box))[tuple(local)]
+def _whole(record: ArrayRecord) -> Box:
+    return tuple((0, size) for size in record.shape)
 
 
-def _loaded(value: Any) -> Any:
-    return np.asarray(value) if isinstance(value, LazyArray) else value
-
-
-def _is_simple(part: Any) -> bool:
-    """Whether an index is a number or a slice; True is a mask to NumPy, and no number."""
-    return isinstance(part, int | slice | np.integer) and not isinstance(part, bool)
-
-
-def _axis_box(part: int | slice, size: int, axis: int) -> tuple[int, int, int | slice]:
-    """The (start, stop) that an index needs of an axis, and the index inside of that."""
-    if isinstance(part, slice):
-        chosen = range(size)[part]
-        if not chosen:
-            return 0, 0, slice(0, 0)
-        low, high = min(chosen[0], chosen[-1]), max(chosen[0], chosen[-1])
-        return low, high + 1, slice(None, None, chosen.step)
-    position = int(part) + size if part < 0 else int(part)
-    if not 0 <= position < size:
-        raise IndexError(f"index {part} is out of bounds for axis {axis} with size {size}")
-    return position, position + 1, 0
+def _new_array(dtype: str, shape: Sequence[int]) -> Array:
+    kind = dtypes.numpy_dtype(dtype)
+    return aligned(math.prod(shape) * kind.itemsize).view(kind).reshape(shape)
 
 
 def _no_such_leaf(snapshot: str, name: str, names: list[str]) -> str:

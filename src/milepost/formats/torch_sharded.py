@@ -12,15 +12,15 @@ format it is.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from milepost import formats
-from milepost.dtypes import Array
 from milepost.errors import DamagedError, PathNotFoundError
 from milepost.formats import sharded
 from milepost.formats.place import Place, place_at
-from milepost.record import ArrayRecord, Box
+from milepost.reading import Part
 from milepost.snapshot import Damage, Description, Snapshot
 
 _SUFFIXES = (".bin", ".pt", ".pth")
@@ -73,8 +73,9 @@ class ShardedSnapshot(Snapshot):
         for shard in self._shards:
             shard.close()
 
-    def read_box(self, name: str, record: ArrayRecord, box: Box) -> Array:
-        return self._owners[name].read_box(name, record, box)
+    def fetch(self, parts: Iterable[Part]) -> None:
+        for shard, group in itertools.groupby(parts, lambda part: self._owners[part.leaf]):
+            shard.fetch(group)
 
     def damage(self) -> Iterator[Damage]:
         for shard in self._shards:

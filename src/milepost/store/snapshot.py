@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from milepost.dtypes import Array
 from milepost.errors import (
     DamagedError,
     MilepostError,
@@ -13,7 +13,7 @@ from milepost.errors import (
     StepNotFoundError,
     StorageError,
 )
-from milepost.record import ArrayRecord
+from milepost.reading import Part
 from milepost.snapshot import Description, Snapshot
 from milepost.source import ByteSource
 from milepost.storage.base import Storage
@@ -92,9 +92,9 @@ class CheckpointSnapshot(Snapshot):
             "bytes": self.nbytes,
         }
 
-    def read_box(self, name: str, record: ArrayRecord, box: tuple[tuple[int, int], ...]) -> Array:
+    def fetch(self, parts: Iterable[Part]) -> None:
         try:
-            return super().read_box(name, record, box)
+            super().fetch(parts)
         except DamagedError as error:
             raise DamagedError(f"{error}; {self._advice(self.step)}") from None
 
@@ -112,6 +112,7 @@ class PackSource:
         self._pack = pack
         self._missing = missing
         self._source: ByteSource | None = None
+        self._opening = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -130,9 +131,10 @@ class PackSource:
         Raises:
             DamagedError: it is missing, or has another size.
         """
-        if self._source is None:
-            self._source = self._open()
-        return self._source
+        with self._opening:
+            if self._source is None:
+                self._source = self._open()
+            return self._source
 
     def _open(self) -> ByteSource:
         try:

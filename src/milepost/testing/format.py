@@ -16,9 +16,10 @@ import pytest
 
 from milepost.dtypes import dtype_name
 from milepost.errors import LeafNotFoundError
+from milepost.lazy import LazyArray
 from milepost.opening import open as open_path
 from milepost.opening import verify
-from milepost.snapshot import LazyArray, Snapshot
+from milepost.snapshot import Snapshot
 from milepost.testing.mutation import fuzz, read_through
 
 _FRAMEWORKS = ("tensorflow", "torch", "jax", "keras", "flax", "equinox", "orbax", "transformers")

@@ -1,0 +1,137 @@
+"""Reading chunks: many at once, each straight to where it belongs, and checked on its way.
+
+What was read is checked while it is still in the core's cache, so the check costs little
+beside the reading. Chunks that are small and lie together are read as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from milepost import digest
+from milepost.buffers import ALIGNMENT, Buffers
+from milepost.dtypes import byte_view
+from milepost.errors import DamagedError
+from milepost.record import Chunk
+from milepost.source import ByteSource, fill_exactly
+
+_THREADS = 2  # each copies out of the page cache as fast as a core can
+_BLOCK_BYTES = 1 << 20  # of half a core's cache, and so large that Python does not count
+_JOB_BYTES = 1 << 22  # below this size starting threads costs more than they save
+_SCRATCH = Buffers(_THREADS, ALIGNMENT)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A chunk of a leaf, and where its bytes go: nowhere, if they are only to be checked."""
+
+    leaf: str
+    chunk: Chunk
+    target: memoryview | None
+
+    @property
+    def end(self) -> int:
+        return self.chunk.position + self.chunk.nbytes
+
+
+def fetch(files: Sequence[ByteSource], parts: Iterable[Part]) -> None:
+    """Read every part, and check it.
+
+    Raises:
+        DamagedError: one is not what was saved; targets may have been written to.
+    """
+    ordered = sorted(parts, key=lambda part: (part.chunk.file, part.chunk.position))
+    jobs = list(_jobs(ordered))
+    if len(jobs) < 2:
+        for job in jobs:
+            _read(files, job)
+        return
+    with ThreadPoolExecutor(_THREADS, "milepost-read") as pool:
+        running = [pool.submit(_read, files, job) for job in jobs]
+        try:
+            for one in running:
+                one.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _jobs(parts: Iterable[Part]) -> Iterator[list[Part]]:
+    """So much that handing it to a thread is worth it."""
+    job: list[Part] = []
+    size = 0
+    for part in parts:
+        job.append(part)
+        size += part.chunk.nbytes
+        if size >= _JOB_BYTES:
+            yield job
+            job, size = [], 0
+    if job:
+        yield job
+
+
+def _read(files: Sequence[ByteSource], parts: Sequence[Part]) -> None:
+    memory = _SCRATCH.take(_BLOCK_BYTES)
+    scratch = byte_view(memory)[:_BLOCK_BYTES]
+    try:
+        for run in _runs(parts):
+            file = files[run[0].chunk.file]
+            if len(run) == 1:
+                _read_one(file, run[0], scratch)
+            else:
+                _read_together(file, run, scratch)
+    finally:
+        _SCRATCH.give(memory)
+
+
+def _runs(parts: Sequence[Part]) -> Iterator[list[Part]]:
+    """Parts that lie together in a file, and fit into one block."""
+    run: list[Part] = []
+    for part in parts:
+        if run and (
+            part.chunk.file != run[0].chunk.file
+            or part.end - run[0].chunk.position > _BLOCK_BYTES
+            or part.chunk.position - run[-1].end > run[-1].chunk.nbytes
+        ):
+            yield run
+            run = []
+        run.append(part)
+    if run:
+        yield run
+
+
+def _read_together(file: ByteSource, run: Sequence[Part], scratch: memoryview) -> None:
+    start = run[0].chunk.position
+    data = scratch[: max(part.end for part in run) - start]
+    fill_exactly(file, start, data)
+    for part in run:
+        chunk = part.chunk
+        found = data[chunk.position - start : part.end - start]
+        if chunk.checksum is not None and not digest.matches(chunk.checksum, found):
+            raise _damaged(file, part, digest.checksum(found))
+        if part.target is not None:
+            part.target[:] = found
+
+
+def _read_one(file: ByteSource, part: Part, scratch: memoryview) -> None:
+    chunk = part.chunk
+    if chunk.checksum is None:
+        if part.target is not None:
+            fill_exactly(file, chunk.position, part.target)
+        return
+    running = digest.Running(chunk.checksum)
+    for start in range(0, chunk.nbytes, _BLOCK_BYTES):
+        stop = min(chunk.nbytes, start + _BLOCK_BYTES)
+        block = scratch[: stop - start] if part.target is None else part.target[start:stop]
+        fill_exactly(file, chunk.position + start, block)
+        running.update(block)
+    if running.value != chunk.checksum:
+        raise _damaged(file, part, running.value)
+
+
+def _damaged(file: ByteSource, part: Part, found: str) -> DamagedError:
+    return DamagedError(
+        f"{file.name}, leaf {part.leaf!r}: bytes {part.chunk.position} to {part.end} are "
+        f"damaged: expected {part.chunk.checksum}, found {found}"
+    )
