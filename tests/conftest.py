@@ -19,6 +19,12 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.fixture(autouse=True)
+def small_leaves_are_read_as_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests have small arrays, and it is the path of large ones that can go wrong."""
+    monkeypatch.setattr("milepost.checkpoint.late.SMALL_BYTES", 0)
+
+
 @pytest.fixture
 def run_program(tmp_path: Path) -> Run:
     """Run Python code in a new process, in `tmp_path`; returns the finished process."""

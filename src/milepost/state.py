@@ -130,6 +130,7 @@ class State:
         rules: name of a subtree -> how a restore may depart from a match there.
         ties: name -> the earlier name whose memory it shares.
         immutable: the leaves whose array can never change: another value is another array.
+        late: the leaves that a restore changes where they are, once nothing else can fail.
     """
 
     leaves: Mapping[str, Leaf]
@@ -137,6 +138,7 @@ class State:
     rules: Mapping[str, Rule] = field(default_factory=dict)
     ties: Mapping[str, str] = field(default_factory=dict)
     immutable: Collection[str] = ()
+    late: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import numpy as np
 
 from milepost import dtypes, frameworks
 from milepost.checkpoint import scalars
+from milepost.checkpoint.late import LateLeaves, late_leaves
 from milepost.checkpoint.matching import matched
 from milepost.checkpoint.plan import READ, PlanEntry, Status, make_plan
 from milepost.checkpoint.selection import Renaming, Selection
@@ -79,7 +80,9 @@ class Restore:
         """
         if self.plan.strict and not self.plan.is_exact:
             raise self._refused("exactly ")
-        return self._apply(self._read())
+        late = late_leaves(self.plan.entries, self._target, self._snapshot)
+        late.check()
+        return self._apply(self._read(late), late)
 
     def _refused(self, how: str = "") -> RestoreRefusedError:
         return RestoreRefusedError(
@@ -89,10 +92,14 @@ class Restore:
             self.plan,
         )
 
-    def _read(self) -> dict[str, Plain | Array]:
-        """The value of every leaf to be restored, checked, and of the live one's kind."""
+    def _read(self, late: LateLeaves) -> dict[str, Plain | Array]:
+        """The value of every other leaf to be restored, checked, and of the live one's kind."""
         leaves: dict[str, Plain | Array] = {}
-        entries = [e for e in self.plan.entries if e.status in READ and e.source is not None]
+        entries = [
+            entry
+            for entry in self.plan.entries
+            if entry.status in READ and entry.source is not None and entry.name not in late
+        ]
         values = self._snapshot.read_all([str(entry.source) for entry in entries])
         for entry, found in zip(entries, values, strict=True):
             value = found
@@ -112,7 +119,7 @@ class Restore:
             return False
         return entry.expected.is_array != entry.found.is_array and Rule.OPAQUE not in rule
 
-    def _apply(self, leaves: dict[str, Plain | Array]) -> dict[str, Any]:
+    def _apply(self, leaves: dict[str, Plain | Array], late: LateLeaves) -> dict[str, Any]:
         """Hand out the values, and then, when nothing can fail any more, put them in place.
 
         Only code that is not ours changes its objects at once; if some of it fails, what it
@@ -127,6 +134,7 @@ class Restore:
             kept={entry.name for entry in self.plan.entries} - removed,
             makers=frameworks.makers(),
             selects=self._selection.__contains__,
+            late=late,
         )
         restored: dict[str, Any] = {}
         try:

@@ -29,6 +29,10 @@ and some of these, where they apply:
 `saved.later`, and all are made once nothing can fail any more. Only what code that is not
 ours takes back is changed at once, by `saved.at_once`, which knows how to undo it.
 
+A leaf that was captured as `late` is one whose array `apply` changes where it is, by
+`saved.place`: then its value need not be read before its time has come, and a restore needs
+no memory for a second copy of the state.
+
 Containers call `capture.child` and `saved.child` for what they hold, so frameworks nest freely
 and none knows another.
 """
@@ -38,7 +42,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -90,6 +94,8 @@ class Capture:
         self._ties: dict[str, str] = {}
         self._memory: dict[Any, str] = {}
         self._immutable: set[str] = set()
+        self._late: set[str] = set()
+        self._replacing = 0
         self._configs: dict[str, dict[str, Any]] = {}
         self._open: set[int] = set()
 
@@ -99,7 +105,9 @@ class Capture:
 
     def state(self, objects: Mapping[str, ObjectInfo]) -> State:
         """Everything that was collected; `objects` describes each top-level one."""
-        return State(self._leaves, objects, self._rules, self._ties, self._immutable)
+        return State(
+            self._leaves, objects, self._rules, self._ties, self._immutable, frozenset(self._late)
+        )
 
     def child(self, name: str, value: Any) -> Structure:
         """Capture a part, whatever its framework; returns its structure."""
@@ -115,16 +123,22 @@ class Capture:
             self._rules.setdefault(name, Rule(0))  # rules of what is above end here
         return structure
 
-    def replaced(self, name: str, value: Any) -> Structure:
-        """Capture containers that a restore replaces as a whole, whatever they hold then."""
-        structure = self.child(name, value)
-        self.rule(name, Rule.REPLACED)
-        return structure
+    def replaced(self, name: str, value: Any, *, late: bool = False) -> Structure:
+        """Capture containers that a restore replaces as a whole, whatever they hold then.
+
+        `late` says that arrays in them may stay, and be changed where they are.
+        """
+        return self._replaced(name, value, Rule.REPLACED, late=late)
 
     def opaque(self, name: str, value: Any) -> Structure:
         """Capture what an object hands out and takes back whole, whatever it holds then."""
+        return self._replaced(name, value, Rule.REPLACED | Rule.OPAQUE, late=False)
+
+    def _replaced(self, name: str, value: Any, rule: Rule, *, late: bool) -> Structure:
+        self._replacing += not late
         structure = self.child(name, value)
-        self.rule(name, Rule.REPLACED | Rule.OPAQUE)
+        self._replacing -= not late
+        self.rule(name, rule)
         return structure
 
     def framework(self, name: str, value: Any) -> Framework:
@@ -138,10 +152,19 @@ class Capture:
             raise UnsupportedObjectError(unsupported(name, value))
         return framework
 
-    def leaf(self, name: str, value: Leaf, *, memory: Any = None, immutable: bool = False) -> None:
+    def leaf(
+        self,
+        name: str,
+        value: Leaf,
+        *,
+        memory: Any = None,
+        immutable: bool = False,
+        late: bool = False,
+    ) -> None:
         """One leaf. `memory` is the same for leaves that share their memory.
 
         `immutable` says that this array can never change: another value is another object.
+        `late` says that a restore changes it where it is, by `Saved.place`.
         """
         if name in self._leaves:
             raise UnsupportedObjectError(
@@ -156,6 +179,8 @@ class Capture:
         self._leaves[name] = value
         if immutable:
             self._immutable.add(name)
+        if late and not self._replacing:
+            self._late.add(name)
         if memory is not None and self._memory.setdefault(memory, name) != name:
             self._ties[name] = self._memory[memory]
 
@@ -171,17 +196,43 @@ class Capture:
         return self._configs.get(name, {})
 
 
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A late leaf that has found its place.
+
+    Attributes:
+        name: in the live objects.
+        change: what to call with its value, if it is not read `into` memory.
+        into: the memory that its value is read into: of its dtype and shape, in C order.
+    """
+
+    name: str
+    change: Callable[[Array], object]
+    into: Array | None
+
+
+class Late(Protocol):
+    """The leaves that are read when all have found their places; before, if they are asked for."""
+
+    def __contains__(self, name: object) -> bool: ...
+    def __iter__(self) -> Iterator[str]: ...
+    def __getitem__(self, name: str) -> Array: ...
+    def read(self, placed: Sequence[Placed]) -> None: ...
+
+
 @dataclass(slots=True)
 class Saved:
     """The walk that puts saved leaves into live objects.
 
     Attributes:
-        leaves: name in the live objects -> value, for every leaf that is to be restored.
+        leaves: name in the live objects -> value, for every leaf that is to be restored; of
+            late ones, read when it is asked for.
         objects: all objects of the checkpoint.
         removed: leaves of the live objects that the restore takes away.
         kept: leaves of the live objects that stay as they are.
         makers: framework -> what makes its kind of array of a NumPy one.
         selects: whether a restore limited to some names includes this subtree.
+        late: the leaves that are read when all have found their places.
         taken: the leaves whose values were asked for.
     """
 
@@ -192,13 +243,27 @@ class Saved:
     kept: set[str] = field(default_factory=set)
     makers: Mapping[str, Callable[[Array], Any]] = field(default_factory=dict)
     selects: Callable[[str], bool] = lambda _: True
+    late: Late | None = None
     taken: set[str] = field(default_factory=set)
     _gone: set[str] | None = None
+    _placed: list[Placed] = field(default_factory=list)
     _changes: list[Callable[[], object]] = field(default_factory=list)
     _undo: list[Callable[[], object]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.leaves = _Watched(self.leaves, self.taken)
+        self.leaves = _Watched(self.leaves, self.taken, self.late)
+
+    def place(self, name: str, change: Callable[[Array], object], into: Array | None) -> None:
+        """Change the live array of a leaf, when all leaves have found their places.
+
+        If it is a late one and `into` is its memory (see `Placed`), its value is read there;
+        else `change` is called with its value.
+        """
+        if not self.is_late(name):
+            self.later(change, self.leaves[name])
+            return
+        self.taken.add(name)
+        self._placed.append(Placed(name, change, into))
 
     def later(self, change: Callable[..., object], *arguments: Any) -> None:
         """Make a change to a live object when all leaves have found their places."""
@@ -211,6 +276,8 @@ class Saved:
 
     def finish(self) -> None:
         """Make the changes that wait."""
+        if self.late is not None:
+            self.late.read(self._placed)
         for change in self._changes:
             change()
 
@@ -229,6 +296,10 @@ class Saved:
     def has(self, name: str) -> bool:
         """Whether this leaf is to be restored."""
         return name in self.leaves
+
+    def is_late(self, name: str) -> bool:
+        """Whether the value of this leaf need not be read before all have found their places."""
+        return self.late is not None and name in self.late
 
     def parameter_names(self) -> dict[int, str]:
         """The names of the parameters of all models in the checkpoint, by their id."""
@@ -257,19 +328,25 @@ class Saved:
 
 
 class _Watched(dict[str, Any]):
-    """Leaves that remember which of them were asked for."""
+    """Leaves that remember which of them were asked for; late ones are read only then."""
 
-    def __init__(self, leaves: Mapping[str, Plain | Array], taken: set[str]) -> None:
+    def __init__(
+        self, leaves: Mapping[str, Plain | Array], taken: set[str], late: Late | None
+    ) -> None:
         super().__init__(leaves)
-        self._taken = taken
+        self.update(dict.fromkeys(late or ()))
+        self._taken, self._late = taken, late
 
     def __getitem__(self, name: str) -> Any:
         self._taken.add(name)
+        if self._late is not None and name in self._late:
+            return self._late[name]
         return super().__getitem__(name)
 
     def get(self, name: str, default: Any = None) -> Any:
-        self._taken.add(name)
-        return super().get(name, default)
+        if name not in self:
+            return default
+        return self[name]
 
 
 def parameter_names(objects: Any, find: Finder, name: str = "") -> dict[int, str]:

@@ -36,7 +36,8 @@ def capture(value: Any, name: str, capture: Capture) -> Structure:
         capture.leaf(name, value)
         return {"leaf": "numpy.generic"}
     if isinstance(value, np.ndarray):
-        capture.leaf(name, np.asarray(value), memory=_memory(value))
+        late = value.flags.writeable
+        capture.leaf(name, np.asarray(value), memory=_memory(value), late=late)
         return None
     structure = capture.opaque(name, _state(value))
     capture.rule(join(name, "bit_generator"), Rule.FIXED)
@@ -47,10 +48,12 @@ def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         if not saved.has(name):
             return value
-        new = saved.value(name, node)
         if isinstance(value, np.ndarray) and value.flags.writeable:
-            saved.later(value.__setitem__, ..., new)
+            as_it_is = value.flags.c_contiguous and value.dtype.isnative
+            into = np.asarray(value) if as_it_is else None
+            saved.place(name, partial(value.__setitem__, ...), into)
             return value
+        new = saved.value(name, node)
         return new[()] if isinstance(value, np.generic) and isinstance(new, np.ndarray) else new
     if saved.can_build(name, node):
         saved.at_once(partial(_set_state, value), saved.build(name, node), _state(value))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,9 @@ def handles(value: Any) -> bool:
 
 def capture(value: Any, name: str, capture: Capture) -> Structure:
     if isinstance(value, tf.Variable | tf.Tensor):
-        memory = ("tensorflow", id(value)) if isinstance(value, tf.Variable) else None
-        capture.leaf(name, TensorLeaf(name, value), memory=memory)
+        late = isinstance(value, tf.Variable)
+        memory = ("tensorflow", id(value)) if late else None
+        capture.leaf(name, TensorLeaf(name, value), memory=memory, late=late)
         return {"leaf": "tensorflow"}
     if isinstance(value, tf.random.Generator):
         capture.leaf(join(name, "state"), value.state.numpy())
@@ -43,7 +45,7 @@ def capture(value: Any, name: str, capture: Capture) -> Structure:
 def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
     if isinstance(value, tf.Variable):
         if saved.has(name):
-            saved.later(value.assign, _tensor(saved.leaves[name], value.dtype))
+            saved.place(name, partial(_assign, value), None)
         return value
     if isinstance(value, tf.Tensor):
         return _tensor(saved.leaves[name], value.dtype) if saved.has(name) else value
@@ -80,6 +82,10 @@ class TensorLeaf:
         with contextlib.suppress(TypeError, ValueError):  # bfloat16 has no such view
             return np.asarray(memoryview(tensor))  # over the same memory
         return np.asarray(tensor.numpy())
+
+
+def _assign(variable: Any, array: Array) -> None:
+    variable.assign(_tensor(array, variable.dtype))
 
 
 def _tensor(array: Any, dtype: Any) -> Any:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,8 @@ def capture(value: Any, name: str, capture: Capture) -> Structure:
             )
         capture.configure(name, _build_config(value))
     for key, variable in _variables(value, name, capture.parameter_names()).items():
-        capture.leaf(key, VariableLeaf(key, variable), memory=("keras", id(variable)))
+        memory = ("keras", id(variable))
+        capture.leaf(key, VariableLeaf(key, variable), memory=memory, late=True)
     if isinstance(value, keras.Model):
         # A metric's variables come into being with the first batch, and `fit` resets them
         # at every epoch: neither side need have them.
@@ -82,13 +84,16 @@ def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
     _attach_state(value)
     for key, variable in _variables(value, name, saved.parameter_names()).items():
         if saved.has(key):
-            array = _cast(key, saved.leaves[key], variable.dtype)
-            saved.later(variable.assign, tensors.without_copy(array))
+            saved.place(key, partial(_assign, key, variable), None)
     if isinstance(value, keras.Layer):
         for _, layer in naming.layers_by_path(value):
             if isinstance(layer, keras.layers.Normalization):
                 saved.later(layer.finalize_state)  # it keeps tensors computed from its variables
     return value
+
+
+def _assign(key: str, variable: Any, array: Array) -> None:
+    variable.assign(tensors.without_copy(_cast(key, array, variable.dtype)))
 
 
 def prepare(

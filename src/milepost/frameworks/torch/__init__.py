@@ -14,6 +14,7 @@ import torch
 from milepost.frameworks.base import Capture, Saved
 from milepost.frameworks.torch import modules, optimizer
 from milepost.frameworks.torch.export import export
+from milepost.frameworks.torch.place import place
 from milepost.frameworks.torch.predict import predict, surroundings
 from milepost.frameworks.torch.structure import build, describe
 from milepost.frameworks.torch.tensors import TensorLeaf, check_changeable, from_array, memory
@@ -49,7 +50,7 @@ def capture(value: Any, name: str, capture: Capture) -> Structure:
         leaf = TensorLeaf(name, value)
         if not modules.is_being_built(capture.objects):
             check_changeable(name, value)
-        capture.leaf(name, leaf, memory=memory(value))
+        capture.leaf(name, leaf, memory=memory(value), late=True)
         return {"leaf": "torch"}
     if isinstance(value, torch.Generator):
         return capture.opaque(name, {"state": value.get_state()})
@@ -88,13 +89,8 @@ def copied(value: Any, copied: Callable[[Any], Any]) -> Any:
 
 def _apply_tensor(tensor: torch.Tensor, name: str, saved: Saved) -> torch.Tensor:
     if saved.has(name):
-        saved.later(_copy, tensor, from_array(saved.leaves[name]))
+        place(saved, name, tensor)
     return tensor
-
-
-def _copy(tensor: torch.Tensor, new: torch.Tensor) -> None:
-    with torch.no_grad():
-        tensor.copy_(new)
 
 
 def global_generators(wanted: frozenset[str]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import torch
 
 from milepost.errors import UnsupportedObjectError
 from milepost.frameworks.base import Capture, Saved
-from milepost.frameworks.torch.tensors import from_array
+from milepost.frameworks.torch.place import place
+from milepost.frameworks.torch.tensors import from_array, memory
 from milepost.state import join
 from milepost.tree import Structure, children
 
@@ -67,11 +68,16 @@ def apply(module: torch.nn.Module, name: str, node: Structure, saved: Saved) -> 
     inner = unwrapped(module)
     state = inner.state_dict()
     has_values = not any(isinstance(item, torch.Tensor) and item.is_meta for item in state.values())
+    own = _own_tensors(inner)
     restored = {}
     for key, item in state.items():
         child, child_node = join(name, own_name(key)), nodes.get(own_name(key))
         if isinstance(item, torch.Tensor):
-            if saved.has(child):
+            if not saved.has(child):
+                continue
+            if saved.is_late(child) and memory(item) in own:
+                place(saved, child, own[memory(item)])  # `item` is what it holds then
+            else:
                 restored[key] = _in_the_place_of(item, from_array(saved.leaves[child]))
         elif own_name(key) in nodes and saved.can_build(child, child_node):
             restored[key] = saved.build(child, child_node)
@@ -82,6 +88,12 @@ def apply(module: torch.nn.Module, name: str, node: Structure, saved: Saved) -> 
         _set_extra_state(inner, restored, saved)
         saved.later(inner.load_state_dict, state)
     return module
+
+
+def _own_tensors(module: torch.nn.Module) -> dict[Any, torch.Tensor]:
+    """Its parameters and buffers, by their memory: what `state_dict` hands out may be others."""
+    tensors = (*module.parameters(), *module.buffers())
+    return {memory(tensor): tensor for tensor in tensors if memory(tensor) is not None}
 
 
 def _in_the_place_of(item: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:

@@ -16,8 +16,9 @@ import torch
 
 from milepost.errors import UnsupportedObjectError
 from milepost.frameworks.base import Capture, Saved
+from milepost.frameworks.torch.place import place
 from milepost.state import Rule, join
-from milepost.tree import Structure, children, encode_key, key_text
+from milepost.tree import Structure, build, children, encode_key, key_text
 
 # Of a group: where it stands among the others. Schedulers know groups by that alone.
 _POSITION = "#position"
@@ -38,7 +39,7 @@ def capture(optimizer: torch.optim.Optimizer, name: str, capture: Capture) -> St
     other = {key: standard["state"][key] for key in _other_keys(standard, names)}
     return {
         "dict": [
-            ["state", _capture_states(standard["state"], join(name, "state"), names, capture)],
+            ["state", _capture_states(optimizer, standard, join(name, "state"), names, capture)],
             ["param_groups", _capture_groups(standard, join(name, "param_groups"), names, capture)],
             [_OTHER, capture.opaque(join(name, _OTHER), other)],
             *(
@@ -50,13 +51,17 @@ def capture(optimizer: torch.optim.Optimizer, name: str, capture: Capture) -> St
 
 
 def _capture_states(
-    states: dict[Any, Any], name: str, names: list[str], capture: Capture
+    optimizer: torch.optim.Optimizer,
+    standard: dict[str, Any],
+    name: str,
+    names: list[str],
+    capture: Capture,
 ) -> Structure:
-    nodes = []
+    nodes, late = [], _takes_tensors(optimizer)
     for index, parameter in enumerate(names):
         # Also where there is none yet: so a restore to before the first step clears it.
-        state = states.get(index, {})
-        nodes.append([parameter, capture.replaced(join(name, parameter), state)])
+        state = standard["state"].get(index, {})
+        nodes.append([parameter, capture.replaced(join(name, parameter), state, late=late)])
     capture.rule(name, Rule(0))
     return {"dict": nodes}
 
@@ -118,7 +123,31 @@ def _apply_states(
     for index, parameter in enumerate(names):
         child = join(name, parameter)
         if _is_restored(child, nodes.get(parameter), saved):
-            standard["state"][index] = saved.build(child, nodes[parameter])
+            before = standard["state"].get(index, {})
+            standard["state"][index] = _state(child, nodes[parameter], before, saved)
+
+
+def _state(name: str, node: Structure, before: Any, saved: Saved) -> Any:
+    """The state of one parameter; a tensor that can be changed where it is stays."""
+    tensors = {join(name, key_text(key)): tensor for key, tensor in before.items()}
+
+    def leaf(child: str, part: Structure) -> Any:
+        tensor = tensors.get(child)
+        if not saved.is_late(child) or not isinstance(tensor, torch.Tensor):
+            return saved.value(child, part)
+        place(saved, child, tensor)
+        return tensor
+
+    return build(node, name, leaf)
+
+
+def _takes_tensors(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether `load_state_dict` puts the tensors that it is given in place, and copies none."""
+    hooks = (
+        optimizer._optimizer_load_state_dict_pre_hooks,
+        optimizer._optimizer_load_state_dict_post_hooks,
+    )
+    return type(optimizer).__module__.startswith("torch.optim.") and not any(hooks)
 
 
 def _apply_groups(
