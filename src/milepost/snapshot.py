@@ -220,7 +220,7 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
         )
 
     def read_into(self, targets: Iterable[tuple[str, Array]]) -> None:
-        """Read checkable leaves, and check them, into arrays of their dtype and shape, in C order.
+        """Read checkable leaves, and check them, into arrays of their dtype and shape.
 
         Raises:
             LeafNotFoundError: there is no such leaf.

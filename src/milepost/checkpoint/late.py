@@ -20,7 +20,7 @@ from milepost.state import State
 # Smaller leaves are read once, and early: there can be very many, and each costs time.
 SMALL_BYTES = 1 << 14
 # So much is read at a time for objects that want their values handed to them.
-_GROUP_BYTES = 1 << 25
+_GROUP_BYTES = 1 << 24
 
 
 class LateLeaves:

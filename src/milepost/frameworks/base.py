@@ -203,7 +203,7 @@ class Placed:
     Attributes:
         name: in the live objects.
         change: what to call with its value, if it is not read `into` memory.
-        into: the memory that its value is read into: of its dtype and shape, in C order.
+        into: the memory that its value is read into: of its dtype and shape.
     """
 
     name: str

@@ -49,8 +49,7 @@ def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
         if not saved.has(name):
             return value
         if isinstance(value, np.ndarray) and value.flags.writeable:
-            as_it_is = value.flags.c_contiguous and value.dtype.isnative
-            into = np.asarray(value) if as_it_is else None
+            into = np.asarray(value) if value.dtype.isnative else None
             saved.place(name, partial(value.__setitem__, ...), into)
             return value
         new = saved.value(name, node)

@@ -22,9 +22,9 @@ def place(saved: Saved, name: str, tensor: torch.Tensor) -> None:
 
 
 def _own_memory(tensor: torch.Tensor) -> Array | None:
-    """The memory of a tensor, if it is plain numbers of a CPU in C order."""
+    """The memory of a tensor, if it is plain numbers of a CPU."""
     plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.device.type == "cpu"
-    if not plain or not tensor.is_contiguous() or tensor.is_conj() or tensor.is_neg():
+    if not plain or tensor.is_conj() or tensor.is_neg():
         return None
     return to_array(tensor)
 
