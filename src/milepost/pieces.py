@@ -12,8 +12,8 @@ from milepost import digest, dtypes
 from milepost.buffers import BLOCK
 from milepost.errors import UsageError
 from milepost.record import CHUNK_BYTES, Shape, chunk_boxes
-from milepost.state import ArrayLike, InParts
-from milepost.workers import Workers
+from milepost.state import ArrayLike, is_in_parts
+from milepost.workers import Workers, jobs
 
 _THREADS = 2  # each reads memory as fast as a core can
 _BLANK_DIGEST, _BLANK_CHECKSUM = digest.digest(b""), digest.checksum(b"")
@@ -67,7 +67,7 @@ class DigestedArray:
         Raises:
             UsageError: they are of another number.
         """
-        if isinstance(self.array, InParts):
+        if is_in_parts(self.array):
             stream = _Stream(self.array.stored_parts())
         else:
             stream = _Stream([dtypes.byte_view(dtypes.to_stored(np.asarray(self.array)))])
@@ -90,9 +90,15 @@ class DigestedArray:
 def check_all(arrays: Iterable[DigestedArray]) -> None:
     """As `check` of each; large ones by several threads."""
     with Workers(_THREADS, "milepost-check") as workers:
-        jobs = [workers.submit(array.check) for array in arrays]
-        for job in jobs:
-            job.result()
+        found = jobs(arrays, lambda array: array.nbytes)
+        running = [workers.submit(_check, job) for job in found]
+    for job in running:
+        job.result()
+
+
+def _check(arrays: Iterable[DigestedArray]) -> None:
+    for array in arrays:
+        array.check()
 
 
 class _Stream:
@@ -132,7 +138,7 @@ class _Stream:
 def digest_array(name: str, array: ArrayLike) -> DigestedArray:
     """Cut an array into chunks and digest each."""
     # Fetched once, here, from wherever it is, unless it may be too large for that.
-    whole = cut_array(name, array if isinstance(array, InParts) else np.asarray(array))
+    whole = cut_array(name, array if is_in_parts(array) else np.asarray(array))
     pieces = tuple(
         replace(piece, digest=digest.digest(data), checksum=digest.checksum(data))
         for piece, data in whole.present(whole.pieces)

@@ -16,10 +16,10 @@ from milepost.dtypes import byte_view
 from milepost.errors import DamagedError
 from milepost.record import Chunk
 from milepost.source import ByteSource, fill_exactly
+from milepost.workers import jobs
 
 _THREADS = 2  # each copies out of the page cache as fast as a core can
 _BLOCK_BYTES = 1 << 20  # of half a core's cache, and so large that Python does not count
-_JOB_BYTES = 1 << 22  # below this size starting threads costs more than they save
 _SCRATCH = Buffers(_THREADS, ALIGNMENT)
 
 
@@ -43,32 +43,18 @@ def fetch(files: Sequence[ByteSource], parts: Iterable[Part]) -> None:
         DamagedError: one is not what was saved; targets may have been written to.
     """
     ordered = sorted(parts, key=lambda part: (part.chunk.file, part.chunk.position))
-    jobs = list(_jobs(ordered))
-    if len(jobs) < 2:
-        for job in jobs:
+    found = list(jobs(ordered, lambda part: part.chunk.nbytes))
+    if len(found) < 2:
+        for job in found:
             _read(files, job)
         return
     with ThreadPoolExecutor(_THREADS, "milepost-read") as pool:
-        running = [pool.submit(_read, files, job) for job in jobs]
+        running = [pool.submit(_read, files, job) for job in found]
         try:
             for one in running:
                 one.result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _jobs(parts: Iterable[Part]) -> Iterator[list[Part]]:
-    """So much that handing it to a thread is worth it."""
-    job: list[Part] = []
-    size = 0
-    for part in parts:
-        job.append(part)
-        size += part.chunk.nbytes
-        if size >= _JOB_BYTES:
-            yield job
-            job, size = [], 0
-    if job:
-        yield job
 
 
 def _read(files: Sequence[ByteSource], parts: Sequence[Part]) -> None:

@@ -32,7 +32,7 @@ from milepost.dtypes import Array, byte_view
 from milepost.fingerprint import Fingerprint
 from milepost.pieces import DigestedArray, Piece
 from milepost.record import CHUNK_BYTES
-from milepost.state import InParts
+from milepost.state import is_in_parts
 from milepost.workers import Workers
 
 SLOT_BYTES = CHUNK_BYTES  # no piece is larger
@@ -201,7 +201,7 @@ class Staging:
                         batch = Batch(slots, slot, self._filled % BLOCK)
                     batch.add(array, piece, data)
                     self._filled += piece.nbytes
-                    if isinstance(array.array, InParts):
+                    if is_in_parts(array.array):
                         batch.copy()  # what is read in parts is there until the next is read
             if batch is not None:
                 send(batch)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
+JOB_BYTES = 1 << 22  # of less than so much, handing it to a thread costs more than it saves
 P = ParamSpec("P")
 T = TypeVar("T")
 _Job = Callable[[], None]
@@ -73,3 +74,17 @@ class Workers:
         job: Any
         while (job := self._jobs.get()) is not None:
             job()
+
+
+def jobs(items: Iterable[T], nbytes: Callable[[T], int]) -> Iterator[list[T]]:
+    """Items that follow one another, in groups that are worth handing to a thread."""
+    job: list[T] = []
+    size = 0
+    for item in items:
+        job.append(item)
+        size += nbytes(item)
+        if size >= JOB_BYTES:
+            yield job
+            job, size = [], 0
+    if job:
+        yield job

@@ -21,7 +21,7 @@ NAMES = [f"leaf{number}" for number in range(20)]
 @pytest.fixture
 def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snapshot:
     monkeypatch.setattr("milepost.pieces.CHUNK_BYTES", 4096)
-    monkeypatch.setattr("milepost.reading._JOB_BYTES", 1000)
+    monkeypatch.setattr("milepost.workers.JOB_BYTES", 1000)
     leaves = {name: np.full((100, 30), i, np.float32) for i, name in enumerate(NAMES)}
     Writer(Store.open_or_create(LocalStorage(tmp_path))).save(State({**leaves, "n": 7}), 1)
     return Store.open(LocalStorage(tmp_path))[1]

@@ -35,7 +35,7 @@ class Recorded:
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "_BLOCK_BYTES", 4096)
-    monkeypatch.setattr(reading, "_JOB_BYTES", 10_000)
+    monkeypatch.setattr("milepost.workers.JOB_BYTES", 10_000)
 
 
 def laid_out(sizes: list[int], gap: int = 0) -> tuple[Recorded, list[Chunk]]:

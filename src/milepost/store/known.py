@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,13 +21,12 @@ from milepost.errors import PathNotFoundError
 from milepost.fingerprint import Fingerprint, checked
 from milepost.pieces import DigestedArray, Piece
 from milepost.record import ArrayRecord
-from milepost.state import ArrayLike, InParts
+from milepost.state import ArrayLike, is_in_parts
 from milepost.storage.base import Storage
 from milepost.store.manifest import Manifest, PackRef
 from milepost.store.pack import Place
+from milepost.workers import Workers, jobs
 
-# Below this size starting threads costs more than they save.
-_THREADED_BYTES = 1 << 22
 _THREADS = 2
 # Places of data beyond that of the last save are remembered up to about so many.
 _REMEMBERED = 100_000
@@ -126,17 +124,21 @@ class Known:
     ) -> dict[str, tuple[list[Piece], dict[int, Fingerprint]]]:
         """Of each array the pieces that are what they were, and their fingerprints."""
         candidates = [array for array in arrays if self._is_comparable(array)]
-        names = [array.name for array in candidates]
-        if sum(array.nbytes for array in candidates) < _THREADED_BYTES:
-            return dict(zip(names, map(self._compared, candidates), strict=True))
-        with ThreadPoolExecutor(_THREADS, "milepost-compare") as pool:
-            return dict(zip(names, pool.map(self._compared, candidates), strict=True))
+        found = list(jobs(candidates, lambda array: array.nbytes))
+        with Workers(_THREADS, "milepost-compare") as workers:
+            running = [workers.submit(self._all_compared, job) for job in found]
+        return {name: result for job in running for name, result in job.result()}
+
+    def _all_compared(
+        self, arrays: Iterable[DigestedArray]
+    ) -> list[tuple[str, tuple[list[Piece], dict[int, Fingerprint]]]]:
+        return [(array.name, self._compared(array)) for array in arrays]
 
     def _is_comparable(self, array: DigestedArray) -> bool:
         saved = self._saved.get(array.name)
         return (
             saved is not None
-            and not isinstance(array.array, InParts)
+            and not is_in_parts(array.array)
             and (saved.array.dtype, saved.array.shape) == (array.dtype, array.shape)
             and len(saved.array.pieces) == len(array.pieces)
         )
