@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from milepost.state import ArrayLike, is_in_parts
 from milepost.workers import Workers, jobs
 
 _THREADS = 2  # each reads memory as fast as a core can
+_NOTHING = np.empty(0, np.uint8)
 _BLANK_DIGEST, _BLANK_CHECKSUM = digest.digest(b""), digest.checksum(b"")
 
 
@@ -30,6 +31,11 @@ class Piece:
     digest: str
     checksum: str
 
+    def digested(self, digest: str, checksum: str) -> Piece:
+        """The same piece, now that these are known."""
+        # `dataclasses.replace` takes ten times as long, and there can be very many.
+        return Piece(self.offset, self.shape, self.start, self.nbytes, digest, checksum)
+
 
 @dataclass(frozen=True, slots=True)
 class DigestedArray:
@@ -43,7 +49,15 @@ class DigestedArray:
 
     @property
     def nbytes(self) -> int:
-        return sum(piece.nbytes for piece in self.pieces)
+        return sum([piece.nbytes for piece in self.pieces])
+
+    def digested(self, pieces: Iterable[Piece]) -> DigestedArray:
+        """The same array with these pieces."""
+        return DigestedArray(self.name, self.array, self.dtype, self.shape, tuple(pieces))
+
+    def without_data(self) -> DigestedArray:
+        """What is known of it, without the array itself, which may then go."""
+        return DigestedArray(self.name, _NOTHING, self.dtype, self.shape, self.pieces)
 
     def data(self, pieces: Iterable[Piece]) -> Iterator[memoryview]:
         """The bytes of some of the pieces.
@@ -67,10 +81,14 @@ class DigestedArray:
         Raises:
             UsageError: they are of another number.
         """
-        if is_in_parts(self.array):
-            stream = _Stream(self.array.stored_parts())
-        else:
-            stream = _Stream([dtypes.byte_view(dtypes.to_stored(np.asarray(self.array)))])
+        if not is_in_parts(self.array):
+            whole = dtypes.byte_view(dtypes.to_stored(np.asarray(self.array)))
+            if len(whole) != self.nbytes:
+                raise self._changed()
+            for piece in pieces:
+                yield piece, whole[piece.start : piece.start + piece.nbytes]
+            return
+        stream = _Stream(self.array.stored_parts())
         for piece in pieces:
             data = stream.read(piece.start, piece.nbytes)
             if len(data) != piece.nbytes:
@@ -140,10 +158,10 @@ def digest_array(name: str, array: ArrayLike) -> DigestedArray:
     # Fetched once, here, from wherever it is, unless it may be too large for that.
     whole = cut_array(name, array if is_in_parts(array) else np.asarray(array))
     pieces = tuple(
-        replace(piece, digest=digest.digest(data), checksum=digest.checksum(data))
+        piece.digested(digest.digest(data), digest.checksum(data))
         for piece, data in whole.present(whole.pieces)
     )
-    return replace(whole, array=array, pieces=pieces)
+    return DigestedArray(name, array, whole.dtype, whole.shape, pieces)
 
 
 def cut_array(name: str, array: ArrayLike) -> DigestedArray:

@@ -126,10 +126,11 @@ def chunk_boxes(
     Each box is contiguous in C order and they follow one another. An array without elements
     has none; one that is small enough has one.
     """
-    if math.prod(shape) == 0:
+    nbytes = math.prod(shape) * itemsize
+    if nbytes == 0:
         return
-    if not shape:
-        yield (), ()
+    if nbytes <= target or not shape:
+        yield (0,) * len(shape), tuple(shape)
         return
     # The first axis whose rows fit the target; the axes before it are cut to single indices.
     axis, row = 0, math.prod(shape[1:]) * itemsize

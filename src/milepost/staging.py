@@ -19,7 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -131,7 +131,7 @@ class Batch:
         for _, piece in self.parts:
             copy = data[position : position + piece.nbytes]
             checksum, found = fingerprint.checked(copy)
-            self.pieces.append(replace(piece, digest=_digest(copy), checksum=checksum))
+            self.pieces.append(piece.digested(_digest(copy), checksum))
             self.fingerprints.append(found)
             position += piece.nbytes
 

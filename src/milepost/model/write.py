@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 
 from milepost import container, dtypes
 from milepost.buffers import BLOCK
@@ -75,7 +74,7 @@ def _write_data(
                     digested[array.name].append(piece)
                 for span in batch.spans([True] * len(batch.parts)):
                     writer.append(*span)
-            done = {a.name: replace(a, pieces=tuple(digested[a.name])) for a in ordered}
+            done = {a.name: a.digested(digested[a.name]) for a in ordered}
             check_all(done.values())  # while the last of them is on its way to the disk
         return done
 

@@ -107,7 +107,8 @@ class LeafData:
         """
         if self._plan.candidates:
             self._write_pack(name, staging, live)
-        self.arrays = {name: self._with_digests(array) for name, array in self.arrays.items()}
+        else:
+            self._digest_all()
         for tied, first in self._state.ties.items():
             if first in self.arrays:
                 self.arrays[tied] = replace(self.arrays[first], name=tied)
@@ -126,8 +127,9 @@ class LeafData:
             for batch in batches:
                 self._take(pack, batch)
             # That each holds one moment, not two: while the last is on its way to the disk.
+            self._digest_all()
             if live:
-                check_all(self._with_digests(array) for array, _ in plan.candidates)
+                check_all(self.arrays[array.name] for array, _ in plan.candidates)
             if not plan.digests:
                 return
             self.pack, header, places = plan.layout(name)
@@ -160,6 +162,8 @@ class LeafData:
         self.written += piece.nbytes
         return True
 
-    def _with_digests(self, array: DigestedArray) -> DigestedArray:
-        digested = self._digested[array.name]
-        return replace(array, pieces=tuple(digested[piece.start] for piece in array.pieces))
+    def _digest_all(self) -> None:
+        """All pieces have been digested, now or before."""
+        for name, array in self.arrays.items():
+            digested = self._digested[name]
+            self.arrays[name] = array.digested([digested[p.start] for p in array.pieces])

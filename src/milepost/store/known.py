@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -107,7 +107,7 @@ class Known:
         constant = set(immutable)
         self._saved = {
             name: _Saved(
-                replace(array, array=_NOTHING),  # it must not be kept alive
+                array.without_data(),  # it must not be kept alive
                 fingerprints.get(name, {}),
                 weakref.ref(array.array) if name in constant else None,
             )
