@@ -253,17 +253,17 @@ class Transfer(Generic[T]):
     """A thread that writes what another fills, and its result."""
 
     def __init__(self, write: Callable[[Staging], T], *, copies_first: bool = False) -> None:
-        self._write = write
         self._staging = Staging(copies_first=copies_first)
         self._result: Future[T] = Future()
         self._filler: int | None = threading.get_ident()
         # No daemon: the interpreter waits for it before it exits.
-        self._thread = threading.Thread(target=self._run, name="milepost-save")
+        # It is given what to write, and lets go of it: the result may be kept for long.
+        self._thread = threading.Thread(target=self._run, args=(write,), name="milepost-save")
         self._thread.start()
 
-    def _run(self) -> None:
+    def _run(self, write: Callable[[Staging], T]) -> None:
         try:
-            self._result.set_result(self._write(self._staging))
+            self._result.set_result(write(self._staging))
         except BaseException as error:
             self._staging.stop()
             self._result.set_exception(error)

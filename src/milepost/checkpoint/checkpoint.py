@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, overload
 
-from milepost import frameworks, opening
+from milepost import collector, frameworks, opening
 from milepost.checkpoint.background import BackgroundSave
 from milepost.checkpoint.plan import RestorePlan
 from milepost.checkpoint.restore import Restore
@@ -156,24 +156,25 @@ class Checkpoint:
     ) -> SaveReport | BackgroundSave:
         """As `save`. What comes `after` the commit belongs to it, and may fail it."""
         self.wait()
-        state = capture_objects(self._objects, frameworks.finder())
-        writer = self._writer(path)
-        number = writer.next_step() if step is None else step
-        if not background:
-            report = writer.save(state, number, metrics, metadata, overwrite=overwrite)
-            after(report)
-            return report
-        transfer = writer.start(
-            state,
-            number,
-            metrics,
-            metadata,
-            overwrite=overwrite,
-            max_memory=max_memory,
-            after=after,
-        )
-        self._background = BackgroundSave(transfer, int(number))
-        return self._background
+        with collector.paused():
+            state = capture_objects(self._objects, frameworks.finder())
+            writer = self._writer(path)
+            number = writer.next_step() if step is None else step
+            if not background:
+                report = writer.save(state, number, metrics, metadata, overwrite=overwrite)
+                after(report)
+                return report
+            transfer = writer.start(
+                state,
+                number,
+                metrics,
+                metadata,
+                overwrite=overwrite,
+                max_memory=max_memory,
+                after=after,
+            )
+            self._background = BackgroundSave(transfer, int(number))
+            return self._background
 
     def wait(self) -> None:
         """Wait for the background save that is under way, if there is one.
@@ -215,7 +216,7 @@ class Checkpoint:
             DamagedError: its bytes are not what was saved. Nothing was changed.
         """
         self.wait()
-        with self._open(path, step) as snapshot:
+        with collector.paused(), self._open(path, step) as snapshot:
             restore = self._restore(snapshot, strict, rename, only)
             self._objects.update(restore.run())
             if isinstance(snapshot, CheckpointSnapshot):
@@ -235,7 +236,7 @@ class Checkpoint:
 
         A model that is not built yet is built, as its first call would do.
         """
-        with self._open(path, step) as snapshot:
+        with collector.paused(), self._open(path, step) as snapshot:
             return self._restore(snapshot, strict, rename, only).plan
 
     def _writer(self, path: Path | Storage) -> Writer:

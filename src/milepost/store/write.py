@@ -166,11 +166,15 @@ class Writer:
         self._running = save.transfer
         return save
 
+    def note(self, step: int) -> None:
+        """What this step holds is remembered: its manifest need not be read."""
+        self._indexed.add(step)
+
     def index(self, found: Manifest) -> None:
         """Remember what a checkpoint holds, now that the live objects have its values."""
         with self._turn:
             self.known.read(found, leaves=True)
-            self._indexed.add(found.step)
+            self.note(found.step)
 
     def _index_known(self) -> None:
         """Remember what the newest checkpoint holds, whoever wrote it."""
@@ -179,6 +183,7 @@ class Writer:
         if steps and steps[-1] not in self._indexed:
             try:
                 self.known.read(self.store.manifest(steps[-1]), leaves=False)
+                self.note(steps[-1])
             except (DamagedError, VersionError):
                 pass  # nothing is shared with a checkpoint that cannot be read
 
@@ -235,6 +240,7 @@ class _Save:
                     store.storage.delete([data.pack.name])
                 raise
             data.remember()  # only now: a pack that is discarded must not be found
+            self._writer.note(step)
         if self._overwrite:
             self._writer.when_alone(lambda: remove_replaced(store, step))
         report = SaveReport(
