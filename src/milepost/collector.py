@@ -11,6 +11,7 @@ import gc
 import threading
 from collections.abc import Iterator
 
+
 class _Pauses:
     """How many blocks have it paused."""
 

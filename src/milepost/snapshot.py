@@ -266,6 +266,9 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
         parts, filled = [], []
         for name, record, box, array in targets:
             filled.append(array)
+            if _is_one_chunk(record, array) and array.flags.c_contiguous:  # most often
+                parts.append(Part(name, record.chunks[0], dtypes.byte_view(array)))
+                continue
             for chunk in record.chunks:
                 found = overlap(box, chunk.offset, chunk.shape)
                 if found is None:
@@ -331,6 +334,10 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
 
 def _whole(record: ArrayRecord) -> Box:
     return tuple((0, size) for size in record.shape)
+
+
+def _is_one_chunk(record: ArrayRecord, box: Array) -> bool:
+    return len(record.chunks) == 1 and record.chunks[0].shape == box.shape
 
 
 def _new_array(dtype: str, shape: Sequence[int]) -> Array:

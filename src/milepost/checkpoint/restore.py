@@ -113,11 +113,13 @@ class Restore:
     def _is_converted(self, entry: PlanEntry) -> bool:
         assert entry.expected is not None
         assert entry.found is not None
+        if entry.expected.is_array == entry.found.is_array:
+            return False
         rule = rule_at(self._target.rules, entry.name)
         anything = rule & (Rule.GROWS | Rule.REPLACED)
         if anything and scalars.is_replaced(self._target.leaves[entry.name]):
             return False
-        return entry.expected.is_array != entry.found.is_array and Rule.OPAQUE not in rule
+        return Rule.OPAQUE not in rule
 
     def _apply(self, leaves: dict[str, Plain | Array], late: LateLeaves) -> dict[str, Any]:
         """Hand out the values, and then, when nothing can fail any more, put them in place.
