@@ -10,8 +10,9 @@ import numpy as np
 
 from milepost import digest, dtypes
 from milepost.buffers import BLOCK
+from milepost.chunk import Shape
 from milepost.errors import UsageError
-from milepost.record import CHUNK_BYTES, Shape, chunk_boxes
+from milepost.record import CHUNK_BYTES, chunk_boxes
 from milepost.state import ArrayLike, is_in_parts
 from milepost.workers import Workers, jobs
 

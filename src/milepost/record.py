@@ -17,31 +17,19 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from milepost import digest, dtypes
+from milepost import dtypes
 from milepost.buffers import BLOCK
+from milepost.chunk import Chunk, Shape, as_shape, check_place
+from milepost.chunk import decode as decode_chunk
+from milepost.chunk import encode as encode_chunk
 from milepost.dtypes import Array
 from milepost.errors import DamagedError, VersionError
-from milepost.limits import is_shape, is_size, is_writable
+from milepost.limits import is_writable
 from milepost.state import LeafSpec, Plain, spec_of
-
-Shape: TypeAlias = tuple[int, ...]
 
 # Larger than this, an array is cut into chunks of about this size. Big enough that the
 # cost of a chunk does not count, small enough to read and compare in parts.
 CHUNK_BYTES = 16 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A box of an array, and the place of its raw, C-ordered, little-endian bytes."""
-
-    offset: Shape
-    shape: Shape
-    digest: str | None  # None in a file that milepost did not write
-    checksum: str | None
-    file: int  # index into the files that belong to the records
-    position: int  # in bytes, from the start of that file
-    nbytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,15 +187,8 @@ def encode(record: Record, *, places: bool = True) -> dict[str, Any]:
     return {
         "dtype": record.dtype,
         "shape": record.shape,
-        "chunks": [_encode_chunk(chunk, record.shape, places) for chunk in record.chunks],
+        "chunks": [encode_chunk(chunk, record.shape, places=places) for chunk in record.chunks],
     }
-
-
-def _encode_chunk(chunk: Chunk, shape: Shape, places: bool) -> dict[str, Any]:
-    # Most arrays are one chunk: then the box goes without saying.
-    box = {} if chunk.shape == shape else {"offset": chunk.offset, "shape": chunk.shape}
-    place = {"file": chunk.file, "position": chunk.position} if places else {}
-    return {**box, "digest": chunk.digest, "checksum": chunk.checksum, **place}
 
 
 def decode(encoded: Any, name: str, file_sizes: list[int], start: int | None = None) -> Record:
@@ -223,11 +204,11 @@ def decode(encoded: Any, name: str, file_sizes: list[int], start: int | None = N
     try:
         if "value" in encoded:
             return PlainRecord(decode_plain(encoded["value"]))
-        dtype, shape = encoded["dtype"], _shape(encoded["shape"])
+        dtype, shape = encoded["dtype"], as_shape(encoded["shape"])
         itemsize = _itemsize(dtype, name)
         chunks = []
         for item in encoded["chunks"]:
-            chunk = _decode_chunk(item, shape, itemsize, start)
+            chunk = decode_chunk(item, shape, itemsize, start)
             chunks.append(chunk)
             start = None if start is None else start + chunk.nbytes
     except KeyError as error:
@@ -238,7 +219,7 @@ def decode(encoded: Any, name: str, file_sizes: list[int], start: int | None = N
         ) from None
     _check_cover(name, shape, chunks)
     for chunk in chunks:
-        _check_place(name, chunk, file_sizes)
+        check_place(name, chunk, file_sizes)
     return ArrayRecord(dtype, shape, tuple(chunks))
 
 
@@ -252,22 +233,6 @@ def _itemsize(dtype: Any, name: str) -> int:
             f"leaf {name!r} has the dtype {dtype!r}, which is unknown here: a newer milepost, "
             "a newer ml_dtypes or another kind of machine may know it"
         ) from None
-
-
-def _shape(value: Any) -> Shape:
-    if not is_shape(value):
-        raise TypeError(f"{value!r:.80} is no shape")
-    return tuple(value)
-
-
-def _decode_chunk(item: Any, shape: Shape, itemsize: int, start: int | None) -> Chunk:
-    chunk_shape = _shape(item["shape"]) if "shape" in item else shape
-    offset = _shape(item["offset"]) if "offset" in item else (0,) * len(shape)
-    file, position = (item["file"], item["position"]) if start is None else (0, start)
-    if not is_size(file) or not is_size(position):
-        raise TypeError(f"{item!r:.80} lies nowhere")
-    nbytes = math.prod(chunk_shape) * itemsize
-    return Chunk(offset, chunk_shape, item["digest"], item["checksum"], file, position, nbytes)
 
 
 def _check_cover(name: str, shape: Shape, chunks: list[Chunk]) -> None:
@@ -305,20 +270,3 @@ def _any_overlap(chunks: list[Chunk]) -> bool:
 def _overlap(a: Chunk, b: Chunk) -> bool:
     spans = zip(a.offset, a.shape, b.offset, b.shape, strict=True)
     return all(start < other + m and other < start + n for start, n, other, m in spans)
-
-
-def _check_place(name: str, chunk: Chunk, file_sizes: list[int]) -> None:
-    if chunk.file >= len(file_sizes):
-        raise DamagedError(f"leaf {name!r} lies in file {chunk.file} of {len(file_sizes)}")
-    if chunk.position + chunk.nbytes > file_sizes[chunk.file]:
-        raise DamagedError(
-            f"leaf {name!r} would end at byte {chunk.position + chunk.nbytes}, "
-            f"its file has {file_sizes[chunk.file]} bytes"
-        )
-    for value in (chunk.digest, chunk.checksum):
-        if not digest.is_well_formed(value):
-            raise DamagedError(f"leaf {name!r} has {value!r:.80} for a digest")
-        if not digest.is_known(str(value)):
-            raise VersionError(
-                f"leaf {name!r} is checked by {value!r:.80}, unknown here: upgrade milepost"
-            )

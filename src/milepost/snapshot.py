@@ -18,8 +18,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from milepost import digest, dtypes, reading
+from milepost import decoding, digest, dtypes, reading
 from milepost.buffers import aligned
+from milepost.chunk import Chunk
 from milepost.dtypes import Array
 from milepost.errors import LeafNotFoundError, MilepostError
 from milepost.lazy import LazyArray
@@ -301,13 +302,12 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
             for chunk in record.chunks:
                 if chunk.digest is None:
                     continue
-                place = (chunk.file, chunk.position, chunk.nbytes, chunk.digest)
+                place = (chunk.file, chunk.position, chunk.stored_bytes, chunk.digest)
                 if place in sound:
                     continue
                 file = self._files[chunk.file]
-                data = bytearray(chunk.nbytes)
                 try:
-                    fill_exactly(file, chunk.position, memoryview(data))
+                    data = self._raw(chunk)
                 except (MilepostError, OSError) as error:
                     yield Damage(file.name, name, str(error))
                     continue
@@ -322,6 +322,15 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
                     )
                 else:
                     sound.add(place)
+
+    def _raw(self, chunk: Chunk) -> bytearray:
+        """The raw bytes of a chunk, unchecked where they lie in the file as they are."""
+        data = bytearray(chunk.nbytes)
+        if chunk.is_encoded:
+            decoding.decode_into(self._files, chunk, memoryview(data))
+        else:
+            fill_exactly(self._files[chunk.file], chunk.position, memoryview(data))
+        return data
 
     def _unreadable(self, name: str) -> Iterator[Damage]:
         """What is wrong with an array that its format checks while it reads."""

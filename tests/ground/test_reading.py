@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from milepost import digest, errors, reading
+from milepost.chunk import Chunk
 from milepost.reading import Part, fetch
-from milepost.record import Chunk
 from milepost.source import Window
 
 SIZES = [0, 1, 5, 100, 1000, 4096, 4097, 9000, 20_000]

@@ -13,11 +13,11 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from milepost import digest
+from milepost.chunk import Chunk
 from milepost.errors import DamagedError, VersionError
 from milepost.record import (
     CHUNK_BYTES,
     ArrayRecord,
-    Chunk,
     PlainRecord,
     chunk_boxes,
     decode,

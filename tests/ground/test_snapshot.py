@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from milepost import digest, dtypes
+from milepost.chunk import Chunk
 from milepost.errors import DamagedError, LeafNotFoundError, StorageError
 from milepost.lazy import LazyArray
-from milepost.record import ArrayRecord, Chunk, PlainRecord, chunk_boxes
+from milepost.record import ArrayRecord, PlainRecord, chunk_boxes
 from milepost.snapshot import Damage, Description, Snapshot, closing_on_error
 from milepost.state import LeafSpec, ObjectInfo, is_plain
 from milepost.storage.memory import MemorySource

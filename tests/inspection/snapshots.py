@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from milepost import digest, dtypes
-from milepost.record import ArrayRecord, Chunk, ForeignArray, PlainRecord, chunk_boxes
+from milepost.chunk import Chunk
+from milepost.record import ArrayRecord, ForeignArray, PlainRecord, chunk_boxes
 from milepost.snapshot import Description, Snapshot
 
 

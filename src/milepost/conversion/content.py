@@ -10,9 +10,10 @@ from typing import TypeAlias
 import numpy as np
 
 from milepost import dtypes
+from milepost.chunk import Shape
 from milepost.dtypes import Array
 from milepost.errors import DamagedError
-from milepost.record import ArrayRecord, Box, ForeignArray, Shape
+from milepost.record import ArrayRecord, Box, ForeignArray
 from milepost.snapshot import Description, Snapshot
 from milepost.state import LeafSpec, Plain
 from milepost.store import CheckpointSnapshot

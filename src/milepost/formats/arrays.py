@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from milepost import dtypes
+from milepost.chunk import Chunk
 from milepost.dtypes import Array
 from milepost.encodings.strided import read_strided
-from milepost.record import ArrayRecord, Box, Chunk, ForeignArray, chunk_boxes
+from milepost.record import ArrayRecord, Box, ForeignArray, chunk_boxes
 from milepost.source import ByteSource
 
 

@@ -6,11 +6,12 @@ import math
 from typing import Any
 
 from milepost import container, dtypes
+from milepost.chunk import Chunk
 from milepost.container import Header, TensorEntry
 from milepost.formats import model_file
 from milepost.formats.model_file import Part
 from milepost.formats.place import Place
-from milepost.record import ArrayRecord, Chunk, chunk_boxes
+from milepost.record import ArrayRecord, chunk_boxes
 from milepost.snapshot import Description, Snapshot, closing_on_error
 from milepost.source import ByteSource
 from milepost.state import ObjectInfo

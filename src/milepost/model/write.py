@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from milepost import container, dtypes
 from milepost.buffers import BLOCK
+from milepost.chunk import Chunk, Shape
 from milepost.digest import Buffer
 from milepost.pieces import DigestedArray, Piece, check_all, cut_array, digest_array, layout_order
-from milepost.record import ArrayRecord, Chunk, PlainRecord, Record, Shape
+from milepost.record import ArrayRecord, PlainRecord, Record
 from milepost.staging import FEW, Slots, Staging, Transfer
 from milepost.state import Leaf, is_array, is_plain
 from milepost.storage.direct import DirectWriter

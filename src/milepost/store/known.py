@@ -87,7 +87,9 @@ class Known:
             pieces, start = [], 0
             for chunk in record.chunks:
                 value, checksum = str(chunk.digest), str(chunk.checksum)
-                self.places.setdefault(value, Place(found.packs[chunk.file], chunk.position))
+                if not chunk.is_encoded:
+                    place = Place(found.packs[chunk.file], chunk.position)
+                    self.places.setdefault(value, place)
                 pieces.append(
                     Piece(chunk.offset, chunk.shape, start, chunk.nbytes, value, checksum)
                 )

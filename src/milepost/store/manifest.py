@@ -8,7 +8,7 @@ from typing import Any
 
 from milepost import digest, record, sealed
 from milepost.errors import DamagedError
-from milepost.record import Record
+from milepost.record import ArrayRecord, Record
 from milepost.state import ObjectInfo
 from milepost.store import layout
 
@@ -72,6 +72,16 @@ def encode(manifest: Manifest) -> bytes:
             ],
             "leaves": {name: record.encode(item) for name, item in manifest.records.items()},
         },
+        version=2 if _is_compacted(manifest) else 1,
+    )
+
+
+def _is_compacted(manifest: Manifest) -> bool:
+    return any(
+        chunk.encoding is not None
+        for item in manifest.records.values()
+        if isinstance(item, ArrayRecord)
+        for chunk in item.chunks
     )
 
 

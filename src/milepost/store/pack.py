@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from milepost import container, digest, dtypes, sealed
 from milepost.buffers import BLOCK
+from milepost.chunk import Chunk, Shape
 from milepost.pieces import DigestedArray, Piece, layout_order
-from milepost.record import ArrayRecord, Chunk, Shape
+from milepost.record import ArrayRecord
 from milepost.store.manifest import PackRef
 
 

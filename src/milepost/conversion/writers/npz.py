@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from milepost import dtypes
+from milepost.chunk import Shape
 from milepost.conversion.content import Content
 from milepost.conversion.writers import Options, Written
 from milepost.conversion.writers.appending import new_file
 from milepost.conversion.writers.zipped import OVERHEAD, ZipWriter, check_name
 from milepost.digest import Buffer
-from milepost.record import Shape
 from milepost.state import Plain
 
 NAME = "an .npz file"

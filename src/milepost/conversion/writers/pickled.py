@@ -11,7 +11,7 @@ import math
 import struct
 from collections.abc import Iterable
 
-from milepost.record import Shape
+from milepost.chunk import Shape
 from milepost.state import Plain
 
 # Dtypes that have a storage class of their own; the others have an UntypedStorage, and a name.

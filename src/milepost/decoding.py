@@ -1,0 +1,140 @@
+"""Chunks that are encoded in their files, decoded block by block.
+
+A block passes through its base's decoding, its own and the checksum while it is in the core's
+cache, so that no more than a few blocks are held beside the result, however deep it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from milepost import digest
+from milepost.chunk import Chunk
+from milepost.dtypes import Array, byte_view
+from milepost.encodings.planes import BLOCK, Planes, stream_lengths, table_bytes
+from milepost.errors import DamagedError
+from milepost.source import ByteSource, fill_exactly
+
+_CHECKED_BYTES = 1 << 20
+
+
+def decode_into(files: Sequence[ByteSource], chunk: Chunk, target: memoryview) -> None:
+    """Fill `target` with the raw bytes of an encoded chunk.
+
+    Raises:
+        DamagedError: they, or what they are made from, are not what was saved.
+    """
+    assert chunk.encoding is not None
+    out = np.frombuffer(target, f"<u{chunk.encoding.width}")
+    running = None if chunk.checksum is None else digest.Running(chunk.checksum)
+    start = 0
+    for block in _decoded(files, chunk, out):
+        if running is not None:
+            running.update(byte_view(block))
+        start += len(block)
+    if start != len(out) or (running is not None and running.value != chunk.checksum):
+        raise _damaged(files, chunk, f"decoded, it is not {chunk.checksum}")
+
+
+def check(files: Sequence[ByteSource], chunk: Chunk) -> None:
+    """Read what an encoded chunk is made from, its bases too, and check it undecoded.
+
+    Raises:
+        DamagedError: it is not what was written.
+    """
+    memory = memoryview(bytearray(min(_CHECKED_BYTES, chunk.stored_bytes)))
+    found: Chunk | None = chunk
+    while found is not None:
+        expected = found.checksum if found.encoding is None else found.encoding.checksum
+        assert expected is not None
+        running = digest.Running(expected)
+        for start in range(0, found.stored_bytes, _CHECKED_BYTES):
+            part = memory[: found.stored_bytes - start]
+            fill_exactly(files[found.file], found.position + start, part)
+            running.update(part)
+        if running.value != expected:
+            raise _damaged(files, found, f"expected {expected}, found {running.value}")
+        found = None if found.encoding is None else found.encoding.base
+
+
+def _blocks(files: Sequence[ByteSource], chunk: Chunk, width: int) -> Iterator[Array]:
+    """The elements of a chunk, block after block, in memory that the next block uses again."""
+    if chunk.is_encoded:
+        yield from _decoded(files, chunk, None)
+        return
+    memory = np.empty(BLOCK, f"<u{width}")
+    assert chunk.checksum is not None
+    running = digest.Running(chunk.checksum)
+    for start in range(0, chunk.nbytes, memory.nbytes):
+        block = memory[: (chunk.nbytes - start) // width]
+        fill_exactly(files[chunk.file], chunk.position + start, byte_view(block))
+        running.update(byte_view(block))
+        yield block
+    if running.value != chunk.checksum:
+        raise _damaged(files, chunk, f"expected {chunk.checksum}, found {running.value}")
+
+
+def _decoded(files: Sequence[ByteSource], chunk: Chunk, out: Array | None) -> Iterator[Array]:
+    """As `_blocks`, of one that is encoded; into `out`, if that is given."""
+    encoding = chunk.encoding
+    assert encoding is not None
+    most = min(BLOCK, chunk.nbytes // encoding.width)
+    planes = Planes(encoding.width, encoding.low, most)
+    bases = None if encoding.base is None else _blocks(files, encoding.base, encoding.width)
+    memory = np.empty(most, planes.dtype)
+    start = 0
+    try:
+        for streams in _streams(files[chunk.file], chunk, planes):
+            count = min(BLOCK, chunk.nbytes // encoding.width - start)
+            block = memory[:count] if out is None else out[start : start + count]
+            base = None if bases is None else next(bases)
+            planes.decode(streams, base, block)
+            yield block
+            start += count
+        if bases is not None and next(bases, None) is not None:
+            raise ValueError("its base is longer")
+    except (ValueError, StopIteration) as error:
+        raise _damaged(files, chunk, f"it cannot be decoded ({error})") from None
+
+
+def _streams(file: ByteSource, chunk: Chunk, planes: Planes) -> Iterator[list[memoryview]]:
+    """The streams of each block; what was read is checked once all are."""
+    encoding = chunk.encoding
+    assert encoding is not None
+    running = digest.Running(encoding.checksum)
+    table = memoryview(bytearray(min(table_bytes(planes, chunk.nbytes), encoding.nbytes)))
+    position, end = chunk.position, chunk.end
+    fill_exactly(file, position, table)
+    running.update(table)
+    position += len(table)
+    if len(table) < table_bytes(planes, chunk.nbytes):
+        raise ValueError("it has no room for its table")
+    lengths = stream_lengths(table, planes, chunk.nbytes, end - position)
+    memory = memoryview(bytearray(max(map(sum, lengths), default=0)))
+    for row in lengths:
+        data = memory[: sum(row)]
+        fill_exactly(file, position, data)
+        running.update(data)
+        position += len(data)
+        yield _cut(data, row)
+    padding = memoryview(bytearray(end - position))
+    fill_exactly(file, position, padding)
+    running.update(padding)
+    if running.value != encoding.checksum:
+        raise ValueError(f"expected {encoding.checksum}, found {running.value}")
+
+
+def _cut(data: memoryview, lengths: Sequence[int]) -> list[memoryview]:
+    streams, start = [], 0
+    for length in lengths:
+        streams.append(data[start : start + length])
+        start += length
+    return streams
+
+
+def _damaged(files: Sequence[ByteSource], chunk: Chunk, problem: str) -> DamagedError:
+    return DamagedError(
+        f"{files[chunk.file].name}: bytes {chunk.position} to {chunk.end} are damaged: {problem}"
+    )
