@@ -144,3 +144,13 @@ def byte_view(array: Array) -> memoryview:
     """The raw bytes of a C-contiguous array, without a copy."""
     flat: Any = array.reshape(-1).view(np.uint8)
     return memoryview(flat)
+
+
+def number_bytes(name: str) -> int:
+    """The bytes of one number of a dtype, of which a complex one has two; 1, 2, 4 or 8.
+
+    Of what has no such size, the bytes are taken one by one.
+    """
+    dtype = numpy_dtype(name)
+    size = dtype.itemsize // 2 if dtype.kind == "c" else dtype.itemsize
+    return size if size in (1, 2, 4, 8) else 1

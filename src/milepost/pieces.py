@@ -32,6 +32,10 @@ class Piece:
     digest: str
     checksum: str
 
+    @property
+    def box(self) -> tuple[Shape, Shape]:
+        return self.offset, self.shape
+
     def digested(self, digest: str, checksum: str) -> Piece:
         """The same piece, now that these are known."""
         # `dataclasses.replace` takes ten times as long, and there can be very many.

@@ -40,9 +40,11 @@ class PackPlan:
         self.digests: set[str] = set()  # of what was kept
         self._kept: dict[str, list[Piece]] = {}
         taken = {"__metadata__"}
-        self._whole = {a.name: _unique(a.name, taken) for a, _ in self.candidates}
+        self._whole = {a.name: unique_name(a.name, taken) for a, _ in self.candidates}
         self._slices = {
-            (array.name, piece.start): _unique(_slice_name(array.name, piece), taken)
+            (array.name, piece.start): unique_name(
+                slice_name(array.name, piece.offset, piece.shape), taken
+            )
             for array, pieces in self.candidates
             for piece in pieces
             if len(array.pieces) > 1
@@ -132,12 +134,14 @@ def placed(leaf: DigestedArray, places: dict[str, Place], packs: dict[str, int])
     return ArrayRecord(leaf.dtype, leaf.shape, chunks)
 
 
-def _slice_name(leaf: str, piece: Piece) -> str:
-    spans = ",".join(f"{o}:{o + n}" for o, n in zip(piece.offset, piece.shape, strict=True))
+def slice_name(leaf: str, offset: Shape, shape: Shape) -> str:
+    """What a part of a leaf is called in a pack."""
+    spans = ",".join(f"{o}:{o + n}" for o, n in zip(offset, shape, strict=True))
     return f"{leaf}[{spans}]"
 
 
-def _unique(name: str, taken: set[str]) -> str:
+def unique_name(name: str, taken: set[str]) -> str:
+    """A name that is not taken, and is from now on."""
     found, copy = name, 2
     while found in taken:
         found, copy = f"{name}~{copy}", copy + 1

@@ -58,6 +58,11 @@ def remove_replaced(store: Store, step: int) -> None:
     _remove_unreferenced(store, files)
 
 
+def remove_unreferenced(store: Store) -> None:
+    """Remove every pack that no manifest refers to. The caller holds the exclusive lock."""
+    _remove_unreferenced(store, store.storage.list(layout.DATA))
+
+
 def _remove_unreferenced(store: Store, files: list[str]) -> tuple[tuple[str, ...], str | None]:
     """Delete those of the packs that no manifest refers to.
 

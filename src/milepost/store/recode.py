@@ -1,11 +1,4 @@
-"""How a chunk of an old checkpoint is encoded: tried on a sample, done, and undone to compare.
-
-Neighbouring checkpoints differ little. So of the chunks at one place in one leaf, one is the
-base, and those after it are encoded as differences to it: never to one another, so that any
-of them is read with one more step than the base. The longer ago the base, the larger the
-differences; once they cost more than the group has cost on average, the next group begins,
-which is where its average is lowest.
-"""
+"""How a chunk of an old checkpoint is encoded: tried on a sample, done, and undone to compare."""
 
 from __future__ import annotations
 
@@ -17,6 +10,7 @@ import numpy as np
 
 from milepost import digest
 from milepost.chunk import MAX_RATIO, PLANES, STORED, Chunk, Encoding
+from milepost.container import ALIGNMENT
 from milepost.dtypes import Array
 from milepost.encodings.planes import BLOCK, WIDTHS, Planes, blocks, joined, lows
 from milepost.errors import DamagedError
@@ -26,24 +20,8 @@ _LEAST_BYTES = 4096
 _LEAST_GAIN = 1024
 _WORTH = 0.97  # of its size; above, reading it slower buys too little
 _SAMPLES = 4
-_SAMPLE = BLOCK // 4  # elements
-# After so many chunks whose differences gained nothing, differences are tried again.
-_PATIENCE = 4
-
-
-@dataclass(slots=True)
-class Group:
-    """The chunks that were encoded against one base, which is the first of them."""
-
-    base: Chunk
-    nbytes: int  # in files, all of them together
-    count: int = 1
-    wait: int = 0  # so many more chunks are not compared with it
-
-    @property
-    def average(self) -> float:
-        """What a chunk of it takes, as a share of its raw bytes."""
-        return self.nbytes / self.count / self.base.nbytes
+_SAMPLE = BLOCK // 4  # elements, or a part of fewer
+_SAMPLED = 16  # one element of so many
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +30,12 @@ class Encoded:
 
     encoding: Encoding
     data: bytes | memoryview
+    nbytes: int  # of the raw bytes
+
+    @property
+    def share(self) -> float:
+        """Its size after by its size before."""
+        return self.encoding.nbytes / self.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,31 +53,40 @@ class Recoder:
         self._planes: dict[tuple[int, int], Planes] = {}
         self._undone = np.empty(BLOCK * max(WIDTHS), np.uint8)
 
-    def encode(
-        self, raw: memoryview, itemsize: int, base: tuple[Chunk, memoryview] | None, most: float
-    ) -> Encoded:
-        """The bytes of a chunk as they are best kept.
+    def alone(self, raw: memoryview, width: int) -> Encoded:
+        """The raw bytes of a chunk encoded by themselves, or as they are if that gains nothing.
+
+        `width` is the bytes of a number: 1, 2, 4 or 8.
+
+        Raises:
+            DamagedError: what was encoded does not decode to the same.
+        """
+        if len(raw) < _LEAST_BYTES:
+            return _stored(raw)
+        trial = self._trial(raw, width, None)
+        return self._encoded(raw, width, trial.low, None) if trial.share < _WORTH else _stored(raw)
+
+    def differences(
+        self, raw: memoryview, width: int, base: tuple[Chunk, memoryview], most: float
+    ) -> Encoded | None:
+        """The bytes of a chunk encoded as differences to another; None if that gains too little.
 
         Arguments:
             raw: its raw bytes.
-            itemsize: of its elements, in bytes.
-            base: a chunk of as many raw bytes, and these; None without.
-            most: the share of its size that differences to the base may take.
+            width: the bytes of a number.
+            base: the other chunk, of as many raw bytes, and these.
+            most: the share of its size that the differences may take.
 
         Raises:
-            DamagedError: what was encoded does not decode to the same; the memory of this
-                machine cannot be trusted.
+            DamagedError: what was encoded does not decode to the same.
         """
-        if len(raw) >= _LEAST_BYTES:
-            width = itemsize if itemsize in WIDTHS else 8 if itemsize == 16 else 1
-            alone = self._trial(raw, width, None)
-            if base is not None:
-                found = self._trial(raw, width, base[1])
-                if found.share < min(most, _WORTH, alone.share):
-                    return self._encoded(raw, width, found.low, base)
-            if alone.share < _WORTH:
-                return self._encoded(raw, width, alone.low, None)
-        return _stored(raw)
+        if len(raw) < _LEAST_BYTES:
+            return None
+        trial = self._trial(raw, width, base[1])
+        if trial.share >= min(most, _WORTH):
+            return None
+        found = self._encoded(raw, width, trial.low, base)
+        return found if found.encoding.codec == PLANES else None
 
     def _encoded(
         self, raw: memoryview, width: int, low: int, base: tuple[Chunk, memoryview] | None
@@ -110,11 +103,13 @@ class Recoder:
                 )
             streams += found
         data = joined(streams)
-        data += bytes(max(0, math.ceil(len(raw) / MAX_RATIO) - len(data)))
+        least = max(len(data), math.ceil(len(raw) / MAX_RATIO))
+        data += bytes(least - len(data) + -least % ALIGNMENT)
         if len(data) > len(raw) - _LEAST_GAIN:
             return _stored(raw)
         chunk = None if base is None else base[0]
-        return Encoded(Encoding(PLANES, len(data), digest.checksum(data), width, low, chunk), data)
+        encoding = Encoding(PLANES, len(data), digest.checksum(data), width, low, chunk)
+        return Encoded(encoding, data, len(raw))
 
     def _trial(self, raw: memoryview, width: int, base: memoryview | None) -> _Trial:
         """Some blocks encoded with every plane on its own."""
@@ -134,7 +129,7 @@ class Recoder:
 
 
 def _stored(raw: memoryview) -> Encoded:
-    return Encoded(Encoding(STORED, len(raw), digest.checksum(raw)), raw)
+    return Encoded(Encoding(STORED, len(raw), digest.checksum(raw)), raw, len(raw))
 
 
 def _pairs(
@@ -151,23 +146,7 @@ def _samples(
     raw: memoryview, base: memoryview | None, width: int
 ) -> Iterator[tuple[Array, Array | None]]:
     count = len(raw) // width
-    for start in sorted({int(s) for s in np.linspace(0, max(0, count - _SAMPLE), _SAMPLES)}):
-        span = slice(start * width, min(start + _SAMPLE, count) * width)
+    size = min(count, max(1024, min(_SAMPLE, count // (_SAMPLES * _SAMPLED))))
+    for start in sorted({(count - size) * i // (_SAMPLES - 1) for i in range(_SAMPLES)}):
+        span = slice(start * width, (start + size) * width)
         yield from _pairs(raw[span], None if base is None else base[span], width)
-
-
-def next_group(group: Group | None, chunk: Chunk) -> Group:
-    """The group of a place in a leaf, once `chunk` is the newest that was encoded there."""
-    assert chunk.encoding is not None
-    base = chunk.encoding.base
-    if base is None:
-        waits = group is not None and group.wait > 0
-        return Group(chunk, chunk.stored_bytes, wait=group.wait - 1 if group and waits else 0)
-    if group is None or group.base.digest != base.digest:
-        return Group(base, base.stored_bytes + chunk.stored_bytes, 2)
-    return Group(group.base, group.nbytes + chunk.stored_bytes, group.count + 1)
-
-
-def patience(group: Group) -> Group:
-    """The same group, whose base is not compared with the next few chunks."""
-    return Group(group.base, group.nbytes, group.count, _PATIENCE)

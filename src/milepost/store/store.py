@@ -209,16 +209,27 @@ class Store(Mapping[int, CheckpointSnapshot]):
             return True  # there it is, though damaged
 
     def _read_manifest(self, step: int) -> Manifest:
+        return self.decoded(self.document(step), step)
+
+    def decoded(self, document: bytes, step: int) -> Manifest:
+        """The manifest of a step, from its document."""
+        return manifest.decode(document, f"{self.name}/{layout.manifest_name(step)}", step)
+
+    def document(self, step: int) -> bytes:
+        """The bytes of a step's manifest, as they are now.
+
+        Raises:
+            StepNotFoundError: there is no such step.
+        """
         name = layout.manifest_name(step)
         try:
             source = self.storage.open(name)
         except PathNotFoundError:
             raise StepNotFoundError(self._no_such_step(step)) from None
         try:
-            data = bytes(read_exactly(source, 0, source.size))
+            return bytes(read_exactly(source, 0, source.size))
         finally:
             source.close()
-        return manifest.decode(data, f"{self.name}/{name}", step)
 
     def _no_such_step(self, step: int | None) -> str:
         steps = self.steps

@@ -1,0 +1,351 @@
+"""Compaction: older checkpoints of a store are encoded against their neighbours, as git repacks.
+
+Nothing that is committed is ever in danger. A step's new pack is written and durable before
+its manifest is replaced, in one instant, by one that refers to it; and what no manifest refers
+to any more is removed last. So a crash at any point leaves every step readable, from the old
+pack or from the new one, and at worst a pack that nobody needs, which the next compaction or
+`prune` removes.
+
+The newest checkpoint is left as it is: it is what the next save is compared with, and what is
+restored most. So is whatever older ones share with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeAlias
+
+from milepost import dtypes
+from milepost.chunk import Chunk, Shape
+from milepost.container import ALIGNMENT
+from milepost.errors import DamagedError, StepNotFoundError, VersionError
+from milepost.record import ArrayRecord
+from milepost.store import layout, manifest
+from milepost.store.groups import MOST_AHEAD, Group, next_group
+from milepost.store.manifest import Manifest
+from milepost.store.prune import remove_unreferenced
+from milepost.store.recode import Encoded, Recoder
+from milepost.store.recoded import NewPack, Packs, renumbered
+from milepost.store.store import Store
+from milepost.workers import Workers
+
+# So many steps are compacted before the packs that they no longer need are removed.
+_BATCH = 8
+
+
+class _Where(NamedTuple):
+    """The place of a chunk: its leaf, the dtype and shape of that, and the box in it."""
+
+    name: str
+    dtype: str
+    shape: Shape
+    offset: Shape
+    box: Shape
+
+
+_Placed: TypeAlias = tuple[_Where, Chunk]
+
+
+@dataclass(frozen=True, slots=True)
+class CompactReport:
+    """What a compaction did.
+
+    Attributes:
+        path: the store.
+        steps: those that were compacted now.
+        before: the size of all packs that checkpoints refer to, in bytes, before.
+        after: the same, after.
+    """
+
+    path: str
+    steps: tuple[int, ...]
+    before: int
+    after: int
+
+
+class Compaction:
+    """One compaction of a store, by `threads` threads.
+
+    `stopped` is asked again and again: once it says so, the step that is under way is left as
+    it was. `told` is called with every step that is compacted, and how many are left to see.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        threads: int = 2,
+        stopped: Callable[[], bool] = lambda: False,
+        told: Callable[[int, int], None] = lambda step, left: None,
+    ) -> None:
+        self._store, self._threads = store, threads
+        self._stopped, self._told = stopped, told
+        self._packs = Packs(store)
+        self._groups: dict[_Where, Group] = {}
+        self._last: dict[str, Chunk] = {}  # by digest: those of the step before
+        self._later: dict[int, dict[_Where, Chunk]] = {}
+        self._newest: tuple[bytes, set[str | None]] = (b"", set())
+        self._recoders = [Recoder() for _ in range(threads + 1)]
+
+    def run(self) -> CompactReport:
+        """Compact every step but the newest.
+
+        Raises:
+            DamagedError: a step's data is not what was saved. It is as it was, and so are
+                those after it.
+            StorageError: the storage refused; every step is as it was or compacted.
+        """
+        before = _referenced(self._store)
+        done: list[int] = []
+        steps = self._store.steps[:-1]
+        for number, step in enumerate(steps):
+            if self._stopped():
+                break
+            with contextlib.suppress(StepNotFoundError):  # another process removed it
+                if self._compacted(step, steps[number + 1 : number + 1 + MOST_AHEAD]):
+                    done.append(step)
+                    self._told(step, len(steps) - number - 1)
+                    if len(done) % _BATCH == 0:
+                        self._remove_unreferenced()
+        if done:
+            self._remove_unreferenced()
+        after = _referenced(self._store)
+        return CompactReport(self._store.name, tuple(done), before, after)
+
+    def _remove_unreferenced(self) -> None:
+        with self._store.storage.lock(exclusive=True):
+            remove_unreferenced(self._store)
+
+    def _compacted(self, step: int, following: Sequence[int]) -> bool:
+        """Compact one step, if it is not yet; whether it was done. Others follow it."""
+        with self._store.storage.lock(exclusive=False):
+            document = self._store.document(step)
+            try:
+                old = self._store.decoded(document, step)
+            except (DamagedError, VersionError):
+                return False  # what cannot be read stays as it is
+            chunks = list(self._chunks(old))
+            pending = self._pending(chunks)
+            recoded = _Recoded({}, set())
+            if pending:
+                name = layout.new_pack_name(step)
+                found = self._written(name, pending, following)
+                if found is None:
+                    return False
+                recoded = found
+        if pending and not self._replaced(step, document, old, recoded, name):
+            return False
+        self._pass(chunks, recoded)
+        return bool(pending)
+
+    def _replaced(
+        self, step: int, document: bytes, old: Manifest, recoded: _Recoded, name: str
+    ) -> bool:
+        """Replace a step's manifest, unless somebody else has, or has removed what it needs."""
+        new = self._packs.manifest(old, recoded.chunks)
+        data = manifest.encode(new)
+        with self._store.storage.lock(exclusive=True):
+            if self._is_still(step, document) and self._packs.are_there(new.packs):
+                self._store.storage.replace(layout.manifest_name(step), [data], len(data))
+                self._store.forget(step)
+                return True
+            self._store.storage.delete([name])
+            return False
+
+    def _is_still(self, step: int, document: bytes) -> bool:
+        try:
+            return self._store.document(step) == document
+        except StepNotFoundError:
+            return False
+
+    def _chunks(self, found: Manifest) -> Iterator[_Placed]:
+        """Every chunk of a checkpoint, its file as an index into all packs."""
+        index = [self._packs.index(pack) for pack in found.packs]
+        for name, record in found.records.items():
+            if isinstance(record, ArrayRecord):
+                for chunk in record.chunks:
+                    where = _Where(name, record.dtype, record.shape, chunk.offset, chunk.shape)
+                    yield where, renumbered(chunk, index.__getitem__)
+
+    def _pending(self, chunks: list[_Placed]) -> list[_Placed]:
+        """Those that are not encoded, and that the newest checkpoint does not hold."""
+        pending = [(where, chunk) for where, chunk in chunks if chunk.encoding is None]
+        if not pending:
+            return []
+        live = self._live()
+        return [(where, chunk) for where, chunk in pending if chunk.digest not in live]
+
+    def _live(self) -> set[str | None]:
+        newest = self._store.steps[-1]
+        document = self._store.document(newest)
+        if document != self._newest[0]:
+            chunks = self._chunks(self._store.decoded(document, newest))
+            self._newest = document, {chunk.digest for _, chunk in chunks}
+        return self._newest[1]
+
+    def _pass(self, chunks: list[_Placed], recoded: _Recoded) -> None:
+        """A step is done: the next one is compared with it."""
+        last = {}
+        for where, chunk in chunks:
+            now = recoded.chunks.get(str(chunk.digest), chunk)
+            if now.encoding is None:
+                continue
+            last[str(now.digest)] = now
+            if now.digest not in self._last:
+                group, refused = self._groups.get(where), where in recoded.refused
+                self._groups[where] = next_group(group, now, refused=refused)
+        self._last = last
+        self._packs.close()
+
+    def _written(
+        self, name: str, pending: list[_Placed], following: Sequence[int]
+    ) -> _Recoded | None:
+        """Write a pack with these chunks, but for those that another step has. None if stopped."""
+        recoded = _Recoded({}, set())
+        todo: dict[str, _Placed] = {}
+        for where, chunk in pending:
+            value, group = str(chunk.digest), self._groups.get(where)
+            if group is not None and group.base.digest == value:
+                recoded.chunks[value] = group.base  # it was put into an earlier step's pack
+            elif value in self._last:
+                recoded.chunks[value] = self._last[value]
+            else:
+                todo.setdefault(value, (where, chunk))
+        if not todo:
+            return recoded
+        jobs = [
+            _Job(where, chunk, self._groups.get(where), self._ahead(where, chunk, following))
+            for where, chunk in sorted(todo.values(), key=lambda one: _layout_order(*one))
+        ]
+        plan = NewPack(name, self._packs.reserve(), [p for job in jobs for p in job.planned()])
+        with self._store.storage.create(name, plan.head_bytes, plan.most_bytes) as pack:
+            for job, found in self._encoded(jobs):
+                if self._stopped():
+                    return None
+                encoding = found.own.encoding
+                if found.base is not None:
+                    base = plan.add(pack, found.base[0], found.base[1])
+                    encoding = replace(encoding, base=base)
+                recoded.chunks[str(job.chunk.digest)] = plan.add(
+                    pack, job.chunk, replace(found.own, encoding=encoding)
+                )
+                if found.refused:
+                    recoded.refused.add(job.where)
+            pack.finish(plan.header())
+        self._packs.fill(plan.index, plan.ref)
+        return recoded
+
+    def _ahead(self, where: _Where, chunk: Chunk, following: Sequence[int]) -> Chunk | None:
+        """What would be the base of the next group of this place, if one began."""
+        group = self._groups.get(where)
+        if group is None or group.wait:
+            return None
+        for step in reversed(following[: group.ahead]):
+            found = self._following(step).get(where)
+            if found is None or found.digest == chunk.digest or found.digest in self._live():
+                continue
+            if found.encoding is None:
+                return found
+        return None
+
+    def _following(self, step: int) -> dict[_Where, Chunk]:
+        """The chunks of a step that is compacted later."""
+        if step not in self._later:
+            while len(self._later) > MOST_AHEAD:
+                del self._later[min(self._later)]
+            self._later[step] = {}
+            with contextlib.suppress(StepNotFoundError, DamagedError, VersionError):
+                found = self._store.decoded(self._store.document(step), step)
+                self._later[step] = dict(self._chunks(found))
+        return self._later[step]
+
+    def _encoded(self, jobs: list[_Job]) -> Iterator[tuple[_Job, _Found]]:
+        running: deque[tuple[_Job, Future[_Found]]] = deque()
+        with Workers(self._threads, "milepost-compact") as workers:
+            try:
+                for job in jobs:
+                    running.append((job, workers.submit(self._encode, job)))
+                    if len(running) > self._threads:
+                        first, future = running.popleft()
+                        yield first, future.result()
+                while running:
+                    first, future = running.popleft()
+                    yield first, future.result()
+            except BaseException:
+                workers.cancel()
+                raise
+
+    def _encode(self, job: _Job) -> _Found:
+        recoder = self._recoders.pop()
+        try:
+            return self._found(job, recoder)
+        finally:
+            self._recoders.append(recoder)
+
+    def _found(self, job: _Job, recoder: Recoder) -> _Found:
+        """The best encoding of a chunk."""
+        leaf, chunk, group = job.where.name, job.chunk, job.group
+        width = dtypes.number_bytes(job.where.dtype)
+        raw = self._packs.raw(leaf, chunk)
+        refused = False
+        if group is not None and not group.wait:
+            base = group.base, self._packs.raw(leaf, group.base)
+            own = recoder.differences(raw, width, base, group.average)
+            if own is not None:
+                return _Found(own)
+            refused = True
+        alone = recoder.alone(raw, width)
+        if job.ahead is not None:
+            other = self._packs.raw(leaf, job.ahead)
+            own = recoder.differences(raw, width, (job.ahead, other), alone.share)
+            if own is not None:
+                return _Found(own, (job.ahead, recoder.alone(other, width)), refused)
+        return _Found(alone, None, refused)
+
+
+class _Job(NamedTuple):
+    """A chunk to be encoded; `ahead` is what may become the base of its next group."""
+
+    where: _Where
+    chunk: Chunk
+    group: Group | None
+    ahead: Chunk | None
+
+    def planned(self) -> Iterator[tuple[str, str, Shape, Chunk]]:
+        for chunk in (self.ahead, self.chunk):
+            if chunk is not None:
+                yield self.where.name, self.where.dtype, self.where.shape, chunk
+
+
+class _Found(NamedTuple):
+    """How a chunk is encoded, and its base if that is new; whether another was of no use."""
+
+    own: Encoded
+    base: tuple[Chunk, Encoded] | None = None
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Recoded:
+    """What became of a step's chunks: by digest; and where differences were tried in vain."""
+
+    chunks: dict[str, Chunk]
+    refused: set[_Where]
+
+
+def _layout_order(where: _Where, chunk: Chunk) -> tuple[bool, int]:
+    """What keeps every tensor of a pack aligned to its elements, encoded or not."""
+    return chunk.nbytes % ALIGNMENT != 0, -dtypes.numpy_dtype(where.dtype).itemsize
+
+
+def _referenced(store: Store) -> int:
+    """The size of all packs that a checkpoint refers to, in bytes."""
+    sizes: dict[str, int] = {}
+    for step in store.steps:
+        with contextlib.suppress(StepNotFoundError, DamagedError, VersionError):
+            sizes.update((pack.name, pack.nbytes) for pack in store.manifest(step).packs)
+    return sum(sizes.values())

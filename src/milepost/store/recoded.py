@@ -1,0 +1,193 @@
+"""Packs of compacted chunks: where each lies, across the manifests of several steps.
+
+A chunk's `file` is an index into its manifest's own list of packs. While steps are compared
+with one another, it is an index into one list of all packs that were met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from milepost import container, digest, dtypes, reading, sealed
+from milepost.buffers import BLOCK
+from milepost.chunk import Chunk, Encoding, Shape
+from milepost.errors import DamagedError, MilepostError
+from milepost.reading import Part
+from milepost.record import ArrayRecord, Record
+from milepost.storage.base import NewObject
+from milepost.store.manifest import Manifest, PackRef
+from milepost.store.pack import slice_name, unique_name
+from milepost.store.recode import Encoded
+from milepost.store.snapshot import PackSource
+from milepost.store.store import Store
+
+
+def renumbered(chunk: Chunk, index: Callable[[int], int]) -> Chunk:
+    """The same chunk, and its bases, with `file` as `index` gives it for what it was."""
+    encoding = chunk.encoding
+    if encoding is not None and encoding.base is not None:
+        encoding = replace(encoding, base=renumbered(encoding.base, index))
+    return replace(chunk, file=index(chunk.file), encoding=encoding)
+
+
+class Packs:
+    """All packs that were met, and their files."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._index: dict[PackRef, int] = {}
+        self._refs: list[PackRef] = []
+        self._files: list[PackSource] = []
+
+    def index(self, ref: PackRef) -> int:
+        """The index of a pack, from now on."""
+        if ref not in self._index:
+            self.fill(self.reserve(), ref)
+        return self._index[ref]
+
+    def reserve(self) -> int:
+        """An index for a pack that is not written yet."""
+        self._refs.append(_UNWRITTEN)
+        self._files.append(PackSource(self._store.storage, _UNWRITTEN, _missing))
+        return len(self._refs) - 1
+
+    def fill(self, index: int, ref: PackRef) -> None:
+        """The pack is there."""
+        self._index[ref] = index
+        self._refs[index] = ref
+        self._files[index] = PackSource(self._store.storage, ref, _missing)
+
+    def raw(self, leaf: str, chunk: Chunk) -> memoryview:
+        """The raw bytes of a chunk, checked."""
+        data = memoryview(bytearray(chunk.nbytes))
+        reading.fetch(self._files, [Part(leaf, chunk, data)])
+        return data
+
+    def close(self) -> None:
+        """Close the files; each is opened again when it is needed."""
+        for file in self._files:
+            file.close()
+
+    def are_there(self, refs: Iterable[PackRef]) -> bool:
+        """Whether packs still are: `prune` may have removed what no manifest referred to."""
+        try:
+            for ref in refs:
+                PackSource(self._store.storage, ref, _missing).open().close()
+        except (MilepostError, OSError):
+            return False
+        return True
+
+    def manifest(self, old: Manifest, placed: dict[str, Chunk]) -> Manifest:
+        """The manifest of the same checkpoint whose chunks lie where `placed` says, by digest."""
+        own = [self.index(ref) for ref in old.packs]
+        used: dict[int, int] = {}
+
+        def local(index: int) -> int:
+            return used.setdefault(index, len(used))
+
+        def moved(item: Record) -> Record:
+            if not isinstance(item, ArrayRecord):
+                return item
+            found = []
+            for chunk in item.chunks:
+                now = placed.get(str(chunk.digest)) or renumbered(chunk, own.__getitem__)
+                found.append(
+                    replace(renumbered(now, local), offset=chunk.offset, shape=chunk.shape)
+                )
+            return replace(item, chunks=tuple(found))
+
+        records = {name: moved(item) for name, item in old.records.items()}
+        return replace(old, records=records, packs=tuple(self._refs[index] for index in used))
+
+
+_UNWRITTEN = PackRef("", 0, "")
+
+
+def _missing(pack: str) -> MilepostError:
+    return DamagedError(f"{pack} is missing")
+
+
+class NewPack:
+    """A pack of compacted chunks that is being written, one after another."""
+
+    def __init__(
+        self, name: str, index: int, planned: Sequence[tuple[str, str, Shape, Chunk]]
+    ) -> None:
+        """`planned`: of each chunk its leaf, the dtype and shape of that, and where it lies now.
+
+        `index` is that of the pack among all that were met.
+        """
+        self.name, self.index = name, index
+        taken = {"__metadata__"}
+        self._names = {
+            str(chunk.digest): (unique_name(_title(leaf, shape, chunk), taken), dtype)
+            for leaf, dtype, shape, chunk in planned
+        }
+        self._added: dict[str | None, Chunk] = {}
+        self._ref: PackRef | None = None
+        longest = [self._longest(chunk) for *_, chunk in planned]
+        self.head_bytes = len(self._header(longest, BLOCK)[0])
+        self.most_bytes = self.head_bytes + sum(chunk.nbytes for chunk in longest)
+        self._position = self.head_bytes
+
+    @staticmethod
+    def _longest(chunk: Chunk) -> Chunk:
+        """A chunk whose entry in the header is longer than any that it may get."""
+        digits = str(chunk.checksum)
+        base = replace(chunk, encoding=None)
+        return replace(chunk, encoding=Encoding("planes", chunk.nbytes, digits, 8, 4, base))
+
+    def add(self, pack: NewObject, chunk: Chunk, encoded: Encoded) -> Chunk:
+        """Write a chunk after those before; returns what it is now. No bytes are written twice."""
+        if chunk.digest in self._added:
+            return self._added[chunk.digest]
+        pack.append(memoryview(encoded.data), lambda: None)
+        encoding = encoded.encoding
+        now = replace(chunk, file=self.index, position=self._position, encoding=encoding)
+        self._position += encoding.nbytes
+        self._added[now.digest] = now
+        return now
+
+    def header(self) -> bytes:
+        """The header, as long as was planned, once all chunks are added."""
+        header, length = self._header(list(self._added.values()), self.head_bytes)
+        self._ref = PackRef(self.name, len(header) + length, digest.digest(header))
+        return header
+
+    @property
+    def ref(self) -> PackRef:
+        assert self._ref is not None, "its header is made"
+        return self._ref
+
+    def _header(self, added: Sequence[Chunk], alignment: int) -> tuple[bytes, int]:
+        tensors, index = [], []
+        for chunk in added:
+            title, dtype = self._names[str(chunk.digest)]
+            entry: list[Any] = [chunk.stored_bytes, chunk.digest, chunk.checksum]
+            code, shape = dtypes.container_type(dtype, chunk.shape)
+            if chunk.encoding is not None and chunk.is_encoded:
+                title = f"{title}~{chunk.encoding.codec}"
+                code, shape = "U8", (chunk.stored_bytes,)
+                entry.append(_encoding(chunk.encoding))
+            tensors.append((title, code, shape, chunk.stored_bytes))
+            index.append([title, *entry])
+        body = sealed.seal("pack", {"chunks": index}, version=2).decode()
+        return container.build_header(tensors, {"milepost": body}, alignment)
+
+
+def _encoding(encoding: Encoding) -> dict[str, Any]:
+    """What a pack says of an encoding: of the base its digest only, by which it is found."""
+    base = {} if encoding.base is None else {"base": encoding.base.digest}
+    return {
+        "codec": encoding.codec,
+        "width": encoding.width,
+        "low": encoding.low,
+        "checksum": encoding.checksum,
+        **base,
+    }
+
+
+def _title(leaf: str, shape: Shape, chunk: Chunk) -> str:
+    return leaf if chunk.shape == shape else slice_name(leaf, chunk.offset, chunk.shape)
