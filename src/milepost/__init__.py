@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from milepost.model import model_card as model_card
     from milepost.model import replay as replay
     from milepost.model import save_model as save_model
+    from milepost.opening import compact as compact
     from milepost.opening import open as open
     from milepost.opening import verify as verify
     from milepost.prediction import LoadedProgram as LoadedProgram
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from milepost.scanning import scan as scan
     from milepost.snapshot import Damage as Damage
     from milepost.snapshot import Snapshot as Snapshot
+    from milepost.store import CompactReport as CompactReport
     from milepost.store import SaveReport as SaveReport
     from milepost.store import Store as Store
 
@@ -74,6 +76,7 @@ _HOMES = {
     "save_model": "milepost.model",
     # Anything on disk
     "open": "milepost.opening",
+    "compact": "milepost.opening",
     "convert": "milepost.conversion",
     "diff": "milepost.inspection",
     "import_run": "milepost.conversion",
@@ -84,6 +87,7 @@ _HOMES = {
     "Snapshot": "milepost.snapshot",
     "Store": "milepost.store",
     # What these return, and raise
+    "CompactReport": "milepost.store",
     "ConversionReport": "milepost.conversion",
     "Damage": "milepost.snapshot",
     "Difference": "milepost.inspection",

@@ -44,13 +44,13 @@ def check(files: Sequence[ByteSource], chunk: Chunk) -> None:
     Raises:
         DamagedError: it is not what was written.
     """
-    memory = memoryview(bytearray(min(_CHECKED_BYTES, chunk.stored_bytes)))
+    memory = memoryview(bytearray(min(_CHECKED_BYTES, chunk.nbytes)))
     found: Chunk | None = chunk
     while found is not None:
         expected = found.checksum if found.encoding is None else found.encoding.checksum
         assert expected is not None
         running = digest.Running(expected)
-        for start in range(0, found.stored_bytes, _CHECKED_BYTES):
+        for start in range(0, found.stored_bytes, len(memory)):
             part = memory[: found.stored_bytes - start]
             fill_exactly(files[found.file], found.position + start, part)
             running.update(part)

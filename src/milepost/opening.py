@@ -1,14 +1,16 @@
-"""Open and verify anything on disk, whatever it is, without any framework."""
+"""Open and verify anything on disk, whatever it is, and compact stores; without any framework."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TypeAlias
 
 from milepost import formats
+from milepost.errors import UsageError
 from milepost.snapshot import Damage, Snapshot
 from milepost.storage.local import LocalStorage
-from milepost.store import Store, verify_store
+from milepost.store import Compaction, CompactReport, Store, verify_store
 
 Path: TypeAlias = str | os.PathLike[str]
 
@@ -57,3 +59,34 @@ def verify(path: Path, step: int | str | None = None) -> list[Damage]:
         return list(verify_store(opened, None if step is None else [opened.resolve(step)]))
     with opened:
         return list(opened.damage())
+
+
+def compact(
+    path: Path,
+    *,
+    threads: int | None = None,
+    told: Callable[[int, int], None] = lambda step, left: None,
+) -> CompactReport:
+    """Make a store smaller: encode the older checkpoints against their neighbours, losslessly.
+
+    Every step stays, and comes back to the last bit. The newest is left as it is, and so is
+    what older ones share with it. Saves and restores may go on meanwhile, in any process, and a
+    crash loses nothing: called again, it goes on. What is compacted already costs little to see.
+
+    Arguments:
+        path: a store's folder.
+        threads: how many encode; as many as there are cores, up to 4, if not given.
+        told: called after each step that was compacted, with how many are left to see.
+
+    Raises:
+        PathNotFoundError, NotAStoreError: there is no store.
+        DamagedError: data of a step is not what was saved; this step and the later ones are
+            as they were.
+        StorageError: the storage refused; every step is as it was, or compacted.
+    """
+    store = Store.open(LocalStorage(os.path.abspath(os.fspath(path))))
+    if threads is None:
+        threads = min(4, os.cpu_count() or 1)
+    if threads < 1:
+        raise UsageError(f"expected 1 thread or more, found {threads}")
+    return Compaction(store, threads=threads, told=told).run()

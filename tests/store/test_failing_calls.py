@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -58,6 +59,31 @@ def test_whichever_call_fails_the_store_is_as_it_was(tmp_path: Path, fault, back
         assert os.listdir(folder / "partial") == []
         Writer(store).save(make_state(3), 2)  # and the step is free
         assert list(verify_store(store)) == []
+
+
+@pytest.mark.parametrize("fault", [disk_full, input_output_error])
+def test_whichever_call_fails_an_overwritten_step_is_the_old_or_the_new(tmp_path: Path, fault):
+    def attempt(folder: Path, after: int | None) -> list[str]:
+        filesystem = FaultyFileSystem(fault=fault)
+        writer = _writer(folder, filesystem)
+        writer.save(make_state(1), 1)
+        before = len(filesystem.calls)
+        if after is not None:
+            filesystem.fail_after(after)
+        writer.save(make_state(2), 1, overwrite=True)
+        return filesystem.calls[before:]
+
+    calls = attempt(tmp_path / "whole", None)
+    assert "rename" in calls
+    for number in range(len(calls)):
+        folder = tmp_path / str(number)
+        with contextlib.suppress(errors.StorageError):
+            attempt(folder, number)
+        store = Store.open(LocalStorage(folder))
+        assert list(verify_store(store)) == []
+        epoch = store[1]["progress/epoch"]
+        assert epoch in (1, 2)
+        check(store[1], make_state(int(epoch)))
 
 
 def test_the_message_says_what_to_do(tmp_path: Path):

@@ -1,5 +1,6 @@
 """Stores: folders of checkpoints that share their data."""
 
+from milepost.store.compact import Compaction, CompactReport
 from milepost.store.prune import PruneReport, prune
 from milepost.store.snapshot import CheckpointSnapshot
 from milepost.store.store import Store
@@ -8,6 +9,8 @@ from milepost.store.write import SaveReport, Writer
 
 __all__ = [
     "CheckpointSnapshot",
+    "CompactReport",
+    "Compaction",
     "PruneReport",
     "SaveReport",
     "Store",

@@ -99,7 +99,7 @@ class Compaction:
                 those after it.
             StorageError: the storage refused; every step is as it was or compacted.
         """
-        before = _referenced(self._store)
+        before, has_leftovers = self._sizes()
         done: list[int] = []
         steps = self._store.steps[:-1]
         for number, step in enumerate(steps):
@@ -111,10 +111,19 @@ class Compaction:
                     self._told(step, len(steps) - number - 1)
                     if len(done) % _BATCH == 0:
                         self._remove_unreferenced()
-        if done:
+        if done or has_leftovers:
             self._remove_unreferenced()
-        after = _referenced(self._store)
+        after, _ = self._sizes() if done else (before, False)
         return CompactReport(self._store.name, tuple(done), before, after)
+
+    def _sizes(self) -> tuple[int, bool]:
+        """The bytes of all packs that a checkpoint refers to, and whether there are others."""
+        sizes: dict[str, int] = {}
+        for step in self._store.steps:
+            with contextlib.suppress(StepNotFoundError, DamagedError, VersionError):
+                sizes.update((pack.name, pack.nbytes) for pack in self._store.manifest(step).packs)
+        there = {f"{layout.DATA}/{file}" for file in self._store.storage.list(layout.DATA)}
+        return sum(sizes.values()), not there <= sizes.keys()
 
     def _remove_unreferenced(self) -> None:
         with self._store.storage.lock(exclusive=True):
@@ -340,12 +349,3 @@ class _Recoded:
 def _layout_order(where: _Where, chunk: Chunk) -> tuple[bool, int]:
     """What keeps every tensor of a pack aligned to its elements, encoded or not."""
     return chunk.nbytes % ALIGNMENT != 0, -dtypes.numpy_dtype(where.dtype).itemsize
-
-
-def _referenced(store: Store) -> int:
-    """The size of all packs that a checkpoint refers to, in bytes."""
-    sizes: dict[str, int] = {}
-    for step in store.steps:
-        with contextlib.suppress(StepNotFoundError, DamagedError, VersionError):
-            sizes.update((pack.name, pack.nbytes) for pack in store.manifest(step).packs)
-    return sum(sizes.values())

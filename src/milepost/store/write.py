@@ -236,7 +236,8 @@ class _Save:
             try:
                 self._commit(self._completed())
             except BaseException:
-                if data.pack is not None:
+                # An overwriting manifest may have its name already, though not for certain.
+                if data.pack is not None and not self._overwrite:
                     store.storage.delete([data.pack.name])
                 raise
             data.remember()  # only now: a pack that is discarded must not be found

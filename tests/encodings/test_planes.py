@@ -1,0 +1,103 @@
+"""Byte planes: what is encoded comes back, and what is not an encoding is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from milepost.encodings.planes import (
+    BLOCK,
+    WIDTHS,
+    Planes,
+    blocks,
+    joined,
+    lows,
+    stream_lengths,
+    table_bytes,
+)
+from milepost.errors import DamagedError
+
+LAYOUTS = [(width, low) for width in WIDTHS for low in lows(width)]
+
+
+def _weights(count: int, seed: int = 0) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal(count) * 0.02).astype("<f4")
+
+
+def _undone(planes: Planes, block: np.ndarray, base: np.ndarray | None) -> np.ndarray:
+    streams = [memoryview(stream) for stream in planes.encode(block, base)]
+    out = np.empty_like(block)
+    planes.decode(streams, base, out)
+    return out
+
+
+@pytest.mark.parametrize(("width", "low"), LAYOUTS)
+@pytest.mark.parametrize("with_base", [False, True])
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_any_bits_come_back(width: int, low: int, with_base: bool, data: st.DataObject):
+    count = data.draw(st.integers(1, 300))
+    sizes = st.binary(min_size=count * width, max_size=count * width)
+    block = np.frombuffer(data.draw(sizes), f"<u{width}")
+    base = np.frombuffer(data.draw(sizes), f"<u{width}") if with_base else None
+    assert np.array_equal(_undone(Planes(width, low), block, base), block)
+
+
+@pytest.mark.parametrize(("width", "low"), LAYOUTS)
+def test_whole_blocks_come_back_one_after_another(width: int, low: int):
+    """Nothing of a block stays in the scratch memory for the next."""
+    planes = Planes(width, low)
+    raw, other = _weights(BLOCK * 3), _weights(BLOCK * 3, seed=1)
+    pairs = zip(blocks(raw.data.cast("B"), width), blocks(other.data.cast("B"), width), strict=True)
+    for number, (block, base) in enumerate(pairs):
+        found = _undone(planes, block, base if number % 2 else None)
+        assert np.array_equal(found, block)
+
+
+def test_weights_shrink_and_their_small_changes_more():
+    before = _weights(BLOCK)
+    after = before + (np.random.default_rng(1).standard_normal(BLOCK) * 1e-5).astype("<f4")
+    planes, block, base = Planes(4, 2), after.view("<u4"), before.view("<u4")
+    alone = sum(map(len, planes.encode(block, None)))
+    differences = sum(map(len, planes.encode(block, base)))
+    assert differences < 0.6 * after.nbytes < 0.8 * after.nbytes < alone < 0.86 * after.nbytes
+
+
+def test_the_output_may_take_the_place_of_the_base():
+    planes, block, base = Planes(4, 0), _weights(100).view("<u4"), _weights(100, 1).view("<u4")
+    streams = [memoryview(stream) for stream in planes.encode(block, base)]
+    out = base.copy()
+    planes.decode(streams, out, out)
+    assert np.array_equal(out, block)
+
+
+def test_a_frame_of_another_length_is_refused():
+    planes, block = Planes(1, 0), np.zeros(1000, "<u1")
+    [frame] = planes.encode(block, None)
+    for count in (999, 1001):
+        with pytest.raises(ValueError, match=f"{count} bytes"):
+            planes.decode([memoryview(frame)], None, np.empty(count, "<u1"))
+    for wrong in (frame[:-1], frame + b"\0", b"\0" * len(frame)):
+        with pytest.raises(ValueError):  # noqa: PT011  Zstandard's own words
+            planes.decode([memoryview(wrong)], None, np.empty(1000, "<u1"))
+
+
+def test_a_table_that_asks_for_too_much_is_refused():
+    planes = Planes(2, 1)
+    raw = _weights(BLOCK).view("<u2")  # two blocks
+    streams = [s for block in blocks(raw.data.cast("B"), 2) for s in planes.encode(block, None)]
+    coded = joined(streams)
+    size = table_bytes(planes, raw.nbytes)
+    assert size == 4 * len(streams)
+    room = len(coded) - size
+    rows = stream_lengths(memoryview(coded)[:size], planes, raw.nbytes, room)
+    assert [length for row in rows for length in row] == [len(s) for s in streams]
+    with pytest.raises(DamagedError, match="longer than all"):
+        stream_lengths(memoryview(coded)[:size], planes, raw.nbytes, room - 1)
+    for number in range(len(streams)):
+        table = np.frombuffer(coded[:size], "<u4").copy()
+        table[number] = BLOCK + 1
+        with pytest.raises(DamagedError, match="longer than what it holds"):
+            stream_lengths(table.data.cast("B"), planes, raw.nbytes, 1 << 40)
