@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from milepost import Checkpoint
+from milepost import Checkpoint, compact
 
 PAGE = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
 
@@ -18,7 +18,7 @@ PAGE = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
 def reader() -> dict:
     [code] = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     imports = set(re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE))
-    assert imports == {"base64", "json", "math", "os", "re", "numpy"}
+    assert imports == {"base64", "json", "math", "os", "re", "numpy"}  # zstd, where it is needed
     namespace: dict = {}
     exec(compile(code, "docs/format.md", "exec"), namespace)
     return namespace
@@ -57,6 +57,28 @@ def test_it_reads_everything_that_milepost_writes(reader, tmp_path, monkeypatch)
     assert found["plain"] == tree["plain"]
     assert found[3] == tree[3]
     assert leaves["other"].tolist() == 0.5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64", "int8", "complex64"])
+def test_it_reads_compacted_steps(reader, tmp_path, monkeypatch, dtype):
+    monkeypatch.setattr("milepost.pieces.CHUNK_BYTES", 1 << 19)
+    start = np.random.default_rng(0).standard_normal((1000, 300)).astype(dtype)
+    checkpoint, steps = Checkpoint(w=start), [start.copy()]
+    checkpoint.save(tmp_path)
+    for _ in range(4):
+        start += (np.random.default_rng(1).standard_normal((1000, 300)) * 0.01).astype(dtype)
+        start[5] += np.array(1, dtype)
+        steps.append(start.copy())
+        checkpoint.save(tmp_path)
+    compact(tmp_path)
+    kinds = set()
+    for step, expected in enumerate(steps, 1):
+        manifest, leaves = reader["read_checkpoint"](str(tmp_path), step)
+        assert leaves["w"].tobytes() == expected.tobytes()
+        for chunk in manifest["leaves"]["w"]["chunks"]:
+            encoding = chunk.get("encoding", {})
+            kinds.add((encoding.get("codec"), "base" in encoding))
+    assert {("planes", True), (None, False)} <= kinds
 
 
 def test_it_agrees_with_the_first_on_digests(reader, tmp_path):

@@ -35,6 +35,12 @@ def tree(step: int) -> dict[Any, Any]:
     }
 
 
+def weights(step: int) -> np.ndarray:
+    """What the compacted store's checkpoint of this step holds: integers, the same everywhere."""
+    start = np.arange(96 * 64, dtype=np.uint32) * np.uint32(2654435761) >> 8
+    return (start + np.arange(96 * 64, dtype=np.uint32) % (step + 7)).reshape(96, 64)
+
+
 def values(shape: tuple[int, ...]) -> np.ndarray:
     """What every parameter of a model holds, by its shape."""
     count = int(np.prod(shape))
@@ -71,6 +77,9 @@ def make(folder: str) -> None:
     for step in (1, 2):
         checkpoint = milepost.Checkpoint(tree=tree(step))
         checkpoint.save(f"{folder}/store", step, metrics={"loss": 1 / step}, metadata={"lr": 0.1})
+    for step in range(1, 6):
+        milepost.Checkpoint(weights=weights(step)).save(f"{folder}/compacted", step)
+    milepost.compact(f"{folder}/compacted")
     milepost.save_model(torch_model(), f"{folder}/torch.safetensors")
     milepost.save_model(keras_model(), f"{folder}/keras.safetensors")
 

@@ -54,6 +54,18 @@ def test_a_store_goes_on(old: Path):
     assert milepost.verify(old / "store") == []
 
 
+@pytest.mark.parametrize("path", FORMATS[1:], ids=lambda path: path.name)
+def test_a_compacted_store(path: Path, tmp_path: Path):
+    store = milepost.open(shutil.copytree(path / "compacted", tmp_path / "store"))
+    assert milepost.verify(tmp_path / "store") == []
+    for step in range(1, 6):
+        assert np.array_equal(store[step]["weights"], make.weights(step))
+    chunks = [store.manifest(step).records["weights"].chunks[0] for step in store.steps]
+    assert any(chunk.encoding and chunk.encoding.base for chunk in chunks)
+    assert any(chunk.encoding and not chunk.encoding.base for chunk in chunks)
+    assert chunks[-1].encoding is None
+
+
 def test_a_pytorch_model(old: Path):
     import torch
 

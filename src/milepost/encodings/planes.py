@@ -30,7 +30,6 @@ from typing import Any
 import numpy as np
 
 from milepost.dtypes import Array
-from milepost.errors import DamagedError
 
 BLOCK = 1 << 16  # elements: with all that is made of them, half of a core's cache
 WIDTHS = (1, 2, 4, 8)
@@ -161,18 +160,18 @@ def stream_lengths(table: memoryview, planes: Planes, nbytes: int, room: int) ->
     """For each block of `nbytes` of raw data the length of its streams.
 
     Raises:
-        DamagedError: these streams are longer than they may be, or than `room` in all.
+        ValueError: these streams are longer than they may be, or than `room` in all.
     """
     lengths = np.frombuffer(table, "<u4").reshape(-1, len(planes.sizes(0)))
     left, result = nbytes // planes.width, []
     for row in lengths.tolist():
         most = planes.sizes(min(left, BLOCK))
         if any(map(int.__gt__, row, most)) or (planes.low and row[0] != most[0]):
-            raise DamagedError("a stream is longer than what it holds")
+            raise ValueError("a stream is longer than what it holds")
         left -= BLOCK
         result.append(row)
     if int(lengths.sum(dtype=np.uint64)) > room:
-        raise DamagedError("its streams are longer than all of it")
+        raise ValueError("its streams are longer than all of it")
     return result
 
 
