@@ -1,17 +1,20 @@
 """One table: how small lossless codecs make the checkpoints of real runs, and how fast.
 
     python benchmarks/runs.py --out /tmp/runs
-    python benchmarks/codecs.py --runs /tmp/runs --output codecs.md
+    python benchmarks/compressing.py --runs /tmp/runs --output compressing.md
 
 Arrays are coded one by one, as a store would, and decoded again; a difference ends the program.
 An array that equals the one of the checkpoint before counts once, since milepost writes it once.
 Of the transformer's six layers two are coded (`--layers`), and everything outside of layers.
 
-- *Byte planes*: all first bytes of a block of numbers, then all second ones. *Rotated*: first the
-  bits are rotated left by one, so that the exponent fills a byte and the sign is the lowest bit.
-- *Difference*: to the bits of the same array in an earlier checkpoint. As integers: subtracted,
-  and zigzagged, so that small differences of either sign have many leading zeros. A restore must
-  decode a chain of them; *depth* is how many arrays it decodes at worst.
+- *planes*: all first bytes of a block of numbers, then all second ones, and so on.
+- *rotated*: the same, after the bits are rotated left by one, so that the exponent fills a byte
+  and the sign is the lowest bit.
+- *integers to 1 before*: planes of the difference to the same array in the checkpoint before.
+  Bits are subtracted as integers, and zigzagged, so that small differences of either sign have
+  many leading zeros. A restore decodes a chain; *depth* is how many arrays that are at worst.
+- *to the first of 8*: checkpoints 0, 8, 16 are whole, the others differences to the last of them.
+- *zstd-H*: zstd that hardly looks for repetitions; what is left is its Huffman coder.
 
 Seconds are those of the processor: one thread, but other work on the machine does not count.
 Codecs that are not installed are named.
@@ -38,6 +41,9 @@ import peers
 Bits = npt.NDArray[Any]  # flat, uint32 or uint16: what a float is made of
 PACKAGES = "milepost zstandard blosc2 pcodec zipnn openzl numpy"
 BLOCK = 1 << 18  # numbers: what is made of a block stays in the processor's cache
+# zstd that hardly looks for repetitions, since chance ones cost more than they save: what is left
+# is its Huffman coder. Files are ordinary zstd.
+ENTROPY = {"strategy": 1, "min_match": 7, "hash_log": 6, "chain_log": 6}
 LONGEST = 8  # checkpoints between an array and what it is a difference to
 
 
@@ -67,7 +73,9 @@ class Zstd(Codec):
         self.level = level
 
     def start(self, tool: Any) -> None:
-        self.compressor = tool.ZstdCompressor(level=self.level)
+        make = tool.ZstdCompressionParameters.from_level
+        parameters = make(1, **ENTROPY) if self.level == 0 else make(self.level)
+        self.compressor = tool.ZstdCompressor(compression_params=parameters)
         self.decompressor = tool.ZstdDecompressor()
 
     def encode(self, bits: Bits, base: Bits | None) -> list[bytes]:
@@ -136,6 +144,23 @@ class Integer(Planes):
     def after(self, bits: Bits, base: Bits | None) -> Bits:
         sign = (~(bits & 1)) + bits.dtype.type(1)  # all ones if the lowest bit is set
         return ((bits >> 1) ^ sign) + base  # type: ignore[no-any-return]
+
+
+class Smaller(Integer):
+    """The integer difference or the rotated bits themselves, for each array."""
+
+    def start(self, tool: Any) -> None:
+        super().start(tool)
+        self.alone = Rotated(self.level)
+        self.alone.start(tool)
+
+    def encode(self, bits: Bits, base: Bits | None) -> list[bytes]:
+        both = [[b"0", *self.alone.encode(bits, base)], [b"1", *super().encode(bits, base)]]
+        return min(both, key=lambda pieces: sum(map(len, pieces)))
+
+    def decode(self, pieces: list[bytes], base: Bits | None, out: Bits) -> None:
+        decode = super().decode if pieces[0] == b"1" else self.alone.decode
+        decode(pieces[1:], base, out)
 
 
 class Blosc(Codec):
@@ -258,28 +283,42 @@ def star(title: str, codec: Codec, every: int) -> Row:
     return Row(title, codec, lambda i: i - i % every if i % every else None, lambda count: 2)
 
 
-PREVIOUS = "to the previous, planes, zstd-1"
+def differences(level: int) -> list[Row]:
+    zstd = f"zstd-{level or 'H'}"
+    codec, smaller = Integer(level), Smaller(level)
+    return [
+        back(f"XOR to 1 before, {zstd}", Xor(level), 1),
+        *(
+            back(f"integers to {steps} before, {zstd}", codec, steps)
+            for steps in (1, 2, 4, LONGEST)
+        ),
+        *(
+            star(f"integers to the first of {every}, {zstd}", codec, every)
+            for every in (4, LONGEST)
+        ),
+        back(f"rotated or integers to 1 before, {zstd}", smaller, 1),
+        star(f"rotated or integers to the first of 8, {zstd}", smaller, LONGEST),
+    ]
+
+
 ROWS = [
     Row("zstd-1", Zstd(1)),
     Row("planes, zstd-1", Planes(1)),
     Row("planes, zstd-3", Planes(3)),
-    Row("rotated, planes, zstd-1", Rotated(1)),
+    Row("planes, zstd-H", Planes(0)),
+    Row("rotated, zstd-1", Rotated(1)),
+    Row("rotated, zstd-H", Rotated(0)),
     Row("blosc2 shuffle, zstd-1", Blosc("SHUFFLE", "ZSTD", 1)),
     Row("blosc2 bitshuffle, lz4", Blosc("BITSHUFFLE", "LZ4", 5)),
     Row("pcodec", Pcodec()),
     Row("ZipNN", ZipNN()),
     Row("OpenZL, generic", OpenZL(apart=False)),
     Row("OpenZL, floats apart", OpenZL(apart=True)),
-    back(f"XOR {PREVIOUS}", Xor(1), 1),
-    back(f"integer difference {PREVIOUS}", Integer(1), 1),
-    back("integer difference to 2 before, planes, zstd-1", Integer(1), 2),
-    back("integer difference to 4 before, planes, zstd-1", Integer(1), 4),
-    back("integer difference to 8 before, planes, zstd-1", Integer(1), LONGEST),
-    star("integer difference to the first of 4, planes, zstd-1", Integer(1), 4),
-    star("integer difference to the first of 8, planes, zstd-1", Integer(1), LONGEST),
-    back("integer difference to the previous, pcodec", IntegerPcodec(), 1),
+    *differences(1),
+    *differences(0),
+    back("integers to 1 before, pcodec", IntegerPcodec(), 1),
 ]
-WHOLE = Rotated(1)  # for what is a difference to nothing, in the rows of differences
+WHOLE = Rotated(0)  # for what is a difference to nothing, in the rows of differences
 
 
 @dataclass
@@ -387,7 +426,8 @@ def measure_run(results: Results, folder: Path, layers: list[int]) -> int:
     """How many checkpoints there were."""
     paths = sorted(folder.glob("*.safetensors"))
     with ExitStack() as stack:
-        snapshots = [stack.enter_context(milepost.open(str(path))) for path in paths]
+        opened: list[Any] = [milepost.open(str(path)) for path in paths]
+        snapshots = [stack.enter_context(one) for one in opened]
         names = sampled(list(snapshots[-1]), layers)
         for name in names:
             history = [leaf_bits(snapshot, name) for snapshot in snapshots]
@@ -432,7 +472,7 @@ def table(results: Results, counts: dict[str, int], layers: list[int]) -> str:
     text = [
         "Size after / before; GB/s of one core, encoding and decoding. In the rows of differences",
         "`early` and `late` are of the differences alone; whole runs are of everything, and what",
-        "is a difference to nothing is `rotated, planes, zstd-1`. Only what changed is counted.",
+        "is a difference to nothing is `rotated, zstd-H`. Only what changed is counted.",
         f"Layers {', '.join(map(str, layers))} of the transformer, and all else.{absent}",
         peers.machine(PACKAGES),
     ]
