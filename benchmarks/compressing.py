@@ -40,7 +40,7 @@ import peers
 
 Bits = npt.NDArray[Any]  # flat, uint32 or uint16: what a float is made of
 PACKAGES = "milepost zstandard blosc2 pcodec zipnn openzl numpy"
-BLOCK = 1 << 18  # numbers: what is made of a block stays in the processor's cache
+BLOCK = 1 << 17  # numbers: what is made of a block stays in the processor's cache
 # zstd that hardly looks for repetitions, since chance ones cost more than they save: what is left
 # is its Huffman coder. Files are ordinary zstd.
 ENTROPY = {"strategy": 1, "min_match": 7, "hash_log": 6, "chain_log": 6}
@@ -87,46 +87,52 @@ class Zstd(Codec):
 
 
 class Planes(Zstd):
-    """Byte planes, then zstd; what is done to the bits before is a subclass's."""
+    """Byte planes, then zstd for each; what is done to the bits before is a subclass's.
+
+    A plane on its own: zstd would share one table of codes between two planes' ends.
+    """
 
     def encode(self, bits: Bits, base: Bits | None) -> list[bytes]:
         pieces = []
         for part in blocks(bits):
             block = self.before(bits[part], None if base is None else base[part])
             planes = np.ascontiguousarray(block.view(np.uint8).reshape(len(block), -1).T)
-            pieces.append(self.compressor.compress(planes))
+            pieces += [self.compressor.compress(plane) for plane in planes]
         return pieces
 
     def decode(self, pieces: list[bytes], base: Bits | None, out: Bits) -> None:
-        for piece, part in zip(pieces, blocks(out), strict=True):
-            flat = np.frombuffer(self.decompressor.decompress(piece), np.uint8)
-            planes = flat.reshape(out.itemsize, -1)
-            block = np.empty(planes.shape[1], out.dtype)
+        left = iter(pieces)
+        for part in blocks(out):
+            block = out[part]
             rows = block.view(np.uint8).reshape(-1, out.itemsize)
-            for number, plane in enumerate(planes):
-                rows[:, number] = plane
-            out[part] = self.after(block, None if base is None else base[part])
+            for number in range(out.itemsize):
+                plane = self.decompressor.decompress(next(left))
+                rows[:, number] = np.frombuffer(plane, np.uint8)
+            self.after(block, None if base is None else base[part])
 
     def before(self, bits: Bits, base: Bits | None) -> Bits:
         return bits
 
-    def after(self, bits: Bits, base: Bits | None) -> Bits:
-        return bits
+    def after(self, bits: Bits, base: Bits | None) -> None:
+        """Undo, in place, what `before` did."""
 
 
 class Rotated(Planes):
     def before(self, bits: Bits, base: Bits | None) -> Bits:
         return (bits << 1) | (bits >> (8 * bits.itemsize - 1))
 
-    def after(self, bits: Bits, base: Bits | None) -> Bits:
-        return (bits >> 1) | (bits << (8 * bits.itemsize - 1))
+    def after(self, bits: Bits, base: Bits | None) -> None:
+        sign = bits << (8 * bits.itemsize - 1)
+        bits >>= 1
+        bits |= sign
 
 
 class Xor(Planes):
     def before(self, bits: Bits, base: Bits | None) -> Bits:
         return bits ^ base
 
-    after = before
+    def after(self, bits: Bits, base: Bits | None) -> None:
+        bits ^= base
 
 
 def signed(bits: Bits) -> Bits:
@@ -139,11 +145,16 @@ class Integer(Planes):
     def before(self, bits: Bits, base: Bits | None) -> Bits:
         difference = bits - base
         sign = signed(difference) >> (8 * bits.itemsize - 1)
-        return (difference << 1) ^ sign.view(bits.dtype)
+        difference <<= 1
+        difference ^= sign.view(bits.dtype)
+        return difference
 
-    def after(self, bits: Bits, base: Bits | None) -> Bits:
-        sign = (~(bits & 1)) + bits.dtype.type(1)  # all ones if the lowest bit is set
-        return ((bits >> 1) ^ sign) + base  # type: ignore[no-any-return]
+    def after(self, bits: Bits, base: Bits | None) -> None:
+        sign = bits & 1
+        np.negative(sign, out=sign)  # all ones if the lowest bit was set
+        bits >>= 1
+        bits ^= sign
+        bits += base
 
 
 class Smaller(Integer):
