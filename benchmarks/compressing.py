@@ -17,7 +17,7 @@ Of the transformer's six layers two are coded (`--layers`), and everything outsi
 - *zstd-H*: zstd that hardly looks for repetitions; what is left is its Huffman coder.
 
 Seconds are those of the processor: one thread, but other work on the machine does not count.
-Codecs that are not installed are named.
+Codecs that are not installed are named; zstandard must be.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def blocks(bits: Bits) -> Iterator[slice]:
 
 class Zstd(Codec):
     def __init__(self, level: int) -> None:
-        self.level = level
+        self.level = level  # 0: see ENTROPY
 
     def start(self, tool: Any) -> None:
         make = tool.ZstdCompressionParameters.from_level
@@ -479,7 +479,7 @@ def whole_table(results: Results, counts: dict[str, int]) -> list[str]:
 
 
 def table(results: Results, counts: dict[str, int], layers: list[int]) -> str:
-    absent = f" Not installed: {', '.join(results.missing)}." if results.missing else ""
+    absent = f" Not installed: {'; '.join(results.missing)}." if results.missing else ""
     text = [
         "Size after / before; GB/s of one core, encoding and decoding. In the rows of differences",
         "`early` and `late` are of the differences alone; whole runs are of everything, and what",
