@@ -330,12 +330,12 @@ def publish(table: str, output: str | None) -> None:
             file.write(table + "\n")
 
 
-def machine() -> str:
+def machine(packages: str = PACKAGES) -> str:
     """What a reader needs to know of the machine to repeat a measurement."""
     installed = {
         d.name.lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()
     }
-    versions = [f"{name} {installed[name]}" for name in PACKAGES.split() if name in installed]
+    versions = [f"{name} {installed[name]}" for name in packages.split() if name in installed]
     return (
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}, {', '.join(versions)}."
