@@ -8,9 +8,9 @@ import time
 import warnings
 from collections.abc import Mapping
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from milepost.checkpoint.background import BackgroundSave
+from milepost.checkpoint.background import BackgroundCompaction, BackgroundSave
 from milepost.checkpoint.checkpoint import Checkpoint, Path, as_storage
 from milepost.checkpoint.keep import Keep
 from milepost.checkpoint.plan import RestorePlan
@@ -32,6 +32,10 @@ class CheckpointManager:
         background: whether saves go on while training does. `wait`, the next save and the
             end of the block wait for the last one, and raise its error if it failed.
         max_memory: how many bytes the copy of a background save may take.
+        compression: `"lossless"` compacts the store now and then, as `milepost.compact` does, in
+            a thread of its own: older checkpoints are encoded against their neighbours. It
+            pays where most checkpoints are kept. `save` and the end of the block raise its
+            error if it failed.
         on_sigterm: after a SIGTERM, which clusters send some time before they end a job,
             `save_if_due` saves at once and `should_stop` turns true. Needs the main thread.
 
@@ -57,8 +61,11 @@ class CheckpointManager:
         every_seconds: float | None = None,
         background: bool = False,
         max_memory: int | None = None,
+        compression: Literal["lossless"] | None = None,
         on_sigterm: bool = True,
     ) -> None:
+        if compression not in (None, "lossless"):
+            raise UsageError(f"expected compression to be 'lossless', found {compression!r}")
         if every_steps is not None and every_steps < 1:
             raise UsageError(f"expected every_steps to be 1 or more, found {every_steps}")
         self.checkpoint = checkpoint
@@ -67,6 +74,7 @@ class CheckpointManager:
         self._every_steps = every_steps
         self._every_seconds = every_seconds
         self._background, self._max_memory = background, max_memory
+        self._compaction = None if compression is None else BackgroundCompaction(self._storage)
         self._last_save = time.monotonic()
         self._terminated = threading.Event()
         self.should_stop = False
@@ -89,17 +97,22 @@ class CheckpointManager:
         except Exception as other:
             if error is None:
                 raise
-            error.add_note(f"(and the last background save failed: {other})")
+            error.add_note(f"(and what went on in the background failed: {other})")
 
     def close(self) -> None:
         """Wait for the last save, and give the SIGTERM handler back to who had it before.
 
-        Raises what a background save failed with.
+        A compaction is left at the step that it is at. Raises what a background save or a
+        compaction failed with.
         """
         if self._handles_signals:
             self._handles_signals = False
             signal.signal(signal.SIGTERM, self._previous_handler or signal.SIG_DFL)
-        self.wait()
+        try:
+            self.wait()
+        finally:
+            if self._compaction is not None:
+                self._compaction.stop()
 
     def restore_or_initialize(
         self, step: int | str = "latest", **options: Any
@@ -151,6 +164,8 @@ class CheckpointManager:
         overwrite: bool = False,
     ) -> SaveReport | BackgroundSave:
         """Save now, then remove what the policy does not keep; both in the background, if so."""
+        if self._compaction is not None:
+            self._compaction.raise_if_failed()
         saved = self.checkpoint._save(
             self._storage,
             step,
@@ -159,7 +174,7 @@ class CheckpointManager:
             overwrite=overwrite,
             background=self._background,
             max_memory=self._max_memory,
-            after=self._prune,
+            after=self._after,
         )
         self._last_save = time.monotonic()
         return saved
@@ -167,6 +182,11 @@ class CheckpointManager:
     def wait(self) -> None:
         """Wait for the save that is under way, if there is one; raises its error if it failed."""
         self.checkpoint.wait()
+
+    def _after(self, saved: SaveReport) -> None:
+        self._prune(saved)
+        if self._compaction is not None:
+            self._compaction.saved()
 
     def _prune(self, saved: SaveReport) -> None:
         keep = self._keep

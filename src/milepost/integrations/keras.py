@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import keras
 from milepost.checkpoint import Checkpoint, CheckpointManager, Keep
@@ -36,6 +36,8 @@ class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
         objects: more to save and restore, each under its name, as for `Checkpoint`.
         background: whether saves go on while training does. The next one, and the end of
             `fit`, wait for the last, and raise its error if it failed.
+        compression: `"lossless"` encodes older checkpoints against their neighbours meanwhile,
+            as for `CheckpointManager`.
 
     The step of a checkpoint is the number of batches that the model was trained on; its
     metrics are the epoch's logs. A SIGTERM saves after the current batch and ends `fit`.
@@ -54,6 +56,7 @@ class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
         data: EpochData | None = None,
         objects: dict[str, Any] | None = None,
         background: bool = False,
+        compression: Literal["lossless"] | None = None,
     ) -> None:
         super().__init__()
         if every != "epoch" and (not isinstance(every, int) or every < 1):
@@ -63,7 +66,7 @@ class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._keep = keep
         self._data = data
         self._more = objects or {}
-        self._background = background
+        self._background, self._compression = background, compression
         self._progress = {"epoch": 0, "batch": 0, "step": 0}
         self._epoch_start = RememberedRandomness()
         self._saved_step: int | None = None
@@ -83,7 +86,11 @@ class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
             **self._more,
         )
         self._manager = CheckpointManager(
-            checkpoint, self._path, keep=self._keep, background=self._background
+            checkpoint,
+            self._path,
+            keep=self._keep,
+            background=self._background,
+            compression=self._compression,
         )
         restored = self._manager.restore_or_initialize()
         self._saved_step = restored.step if restored else None

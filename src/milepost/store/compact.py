@@ -132,6 +132,7 @@ class Compaction:
     def _compacted(self, step: int, following: Sequence[int]) -> bool:
         """Compact one step, if it is not yet; whether it was done. Others follow it."""
         with self._store.storage.lock(exclusive=False):
+            self._packs.close()
             document = self._store.document(step)
             try:
                 old = self._store.decoded(document, step)
@@ -217,17 +218,17 @@ class Compaction:
         recoded = _Recoded({}, set())
         todo: dict[str, _Placed] = {}
         for where, chunk in pending:
-            value, group = str(chunk.digest), self._groups.get(where)
+            value, group = str(chunk.digest), self._group(where)
             if group is not None and group.base.digest == value:
                 recoded.chunks[value] = group.base  # it was put into an earlier step's pack
-            elif value in self._last:
+            elif value in self._last and self._packs.has(self._last[value]):
                 recoded.chunks[value] = self._last[value]
             else:
                 todo.setdefault(value, (where, chunk))
         if not todo:
             return recoded
         jobs = [
-            _Job(where, chunk, self._groups.get(where), self._ahead(where, chunk, following))
+            _Job(where, chunk, self._group(where), self._ahead(where, chunk, following))
             for where, chunk in sorted(todo.values(), key=lambda one: _layout_order(*one))
         ]
         plan = NewPack(name, self._packs.reserve(), [p for job in jobs for p in job.planned()])
@@ -248,16 +249,24 @@ class Compaction:
         self._packs.fill(plan.index, plan.ref)
         return recoded
 
+    def _group(self, where: _Where) -> Group | None:
+        """The group of a place, if its base is still there."""
+        group = self._groups.get(where)
+        if group is not None and not self._packs.has(group.base):
+            del self._groups[where]
+            return None
+        return group
+
     def _ahead(self, where: _Where, chunk: Chunk, following: Sequence[int]) -> Chunk | None:
         """What would be the base of the next group of this place, if one began."""
-        group = self._groups.get(where)
+        group = self._group(where)
         if group is None or group.wait:
             return None
         for step in reversed(following[: group.ahead]):
             found = self._following(step).get(where)
             if found is None or found.digest == chunk.digest or found.digest in self._live():
                 continue
-            if found.encoding is None:
+            if found.encoding is None and self._packs.has(found):
                 return found
         return None
 

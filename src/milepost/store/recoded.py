@@ -40,6 +40,7 @@ class Packs:
         self._index: dict[PackRef, int] = {}
         self._refs: list[PackRef] = []
         self._files: list[PackSource] = []
+        self._there: dict[int, bool] = {}
 
     def index(self, ref: PackRef) -> int:
         """The index of a pack, from now on."""
@@ -65,8 +66,19 @@ class Packs:
         reading.fetch(self._files, [Part(leaf, chunk, data)])
         return data
 
+    def has(self, chunk: Chunk) -> bool:
+        """Whether a chunk can be read: `prune` may have removed its pack, or that of its base.
+
+        True for as long as the caller holds the store's lock, which it does until `close`.
+        """
+        if chunk.file not in self._there:
+            self._there[chunk.file] = self.are_there([self._refs[chunk.file]])
+        base = None if chunk.encoding is None else chunk.encoding.base
+        return self._there[chunk.file] and (base is None or self.has(base))
+
     def close(self) -> None:
         """Close the files; each is opened again when it is needed."""
+        self._there.clear()
         for file in self._files:
             file.close()
 
