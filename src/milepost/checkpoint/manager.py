@@ -64,6 +64,7 @@ class CheckpointManager:
         self.checkpoint = checkpoint
         self._storage = as_storage(path)
         self._keep = keep
+        self._store: Store | None = None  # it remembers what the manifests say
         self._every_steps = every_steps
         self._every_seconds = every_seconds
         self._background, self._max_memory = background, max_memory
@@ -172,7 +173,7 @@ class CheckpointManager:
         keep = self._keep
         if keep is None:
             return
-        store = Store.open(self._storage)
+        store = self._store = self._store or Store.open(self._storage)
         try:
             unreadable = prune(store, lambda now: {*keep.steps(now), saved.step}).unreadable
         except (DamagedError, VersionError) as error:

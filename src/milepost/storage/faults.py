@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 
 from milepost.buffers import BLOCK
 from milepost.digest import Buffer
@@ -122,7 +123,10 @@ class PowerFailure(BaseException):
 
 
 class _File:
+    _numbers = itertools.count()
+
     def __init__(self) -> None:
+        self.number = next(self._numbers)
         self.data = bytearray()
         self.synced = b""
         self.unsynced: list[tuple[int, bytes]] = []  # what was written since, and where
@@ -308,6 +312,13 @@ class PowerLossDisk:
         return sorted(
             os.path.basename(n) for n in self._names if n != "/" and os.path.dirname(n) == path
         )
+
+    def stamps(self, path: str) -> dict[str, Hashable]:
+        found: dict[str, Hashable] = {}
+        for name in self.list(path):
+            file = self._names[os.path.join(path, name)]
+            found[name] = None if file is None else (file.number, len(file.data))
+        return found
 
     def exists(self, path: str) -> bool:
         return path in self._names

@@ -28,7 +28,7 @@ import shutil
 import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Protocol
 
 from milepost.digest import Buffer
@@ -100,6 +100,10 @@ class FileSystem(Protocol):
 
     def sync_folder(self, path: str) -> None: ...
     def list(self, path: str) -> list[str]: ...
+
+    def stamps(self, path: str) -> dict[str, Hashable]:
+        """The names in a folder, each with what differs once another file has the name."""
+
     def exists(self, path: str) -> bool: ...
     def is_folder(self, path: str) -> bool: ...
     def free_bytes(self, path: str) -> int: ...
@@ -195,6 +199,18 @@ class OperatingSystem:
 
     def list(self, path: str) -> list[str]:
         return sorted(os.listdir(path))
+
+    def stamps(self, path: str) -> dict[str, Hashable]:
+        found: dict[str, Hashable] = {}
+        for name in os.listdir(path):
+            with contextlib.suppress(FileNotFoundError):
+                # Not what `scandir` has of it: on Windows that may be older.
+                status = os.stat(os.path.join(path, name))
+                found[name] = (
+                    *(status.st_dev, status.st_ino, status.st_size),
+                    *(status.st_mtime_ns, status.st_ctime_ns),
+                )
+        return found
 
     def exists(self, path: str) -> bool:
         return os.path.lexists(path)

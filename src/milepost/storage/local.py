@@ -7,13 +7,13 @@ import errno
 import os
 import secrets
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 
 from milepost.digest import Buffer
 from milepost.errors import MilepostError, NotAStoreError, PathNotFoundError, StorageError
 from milepost.source import ByteSource
-from milepost.storage.base import NewObject
+from milepost.storage.base import NewObject, Stamp
 from milepost.storage.direct import NewFile, buffers
 from milepost.storage.filesystem import UNSUPPORTED, FileSystem, Handle, OperatingSystem
 
@@ -59,6 +59,14 @@ class LocalStorage:
                 return self._fs.list(path)
         except PathNotFoundError:
             return []
+
+    def stamps(self, folder: str) -> Mapping[str, Stamp]:
+        path = self._path(folder)
+        try:
+            with translated(path, "list"):
+                return self._fs.stamps(path)
+        except PathNotFoundError:
+            return {}
 
     def open(self, name: str) -> ByteSource:
         return open_file(self._path(name), self._fs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 from collections.abc import Iterator, Mapping
 
@@ -21,6 +20,7 @@ from milepost.storage.base import Storage
 from milepost.store import layout, manifest
 from milepost.store.best import best_step
 from milepost.store.manifest import Manifest
+from milepost.store.references import References
 from milepost.store.snapshot import CheckpointSnapshot
 
 # How often a step is looked for, if other processes remove what was just found.
@@ -37,6 +37,8 @@ class Store(Mapping[int, CheckpointSnapshot]):
         self.storage = storage
         # Manifests never change, so each is read once. Only the few last used are kept.
         self._manifests: dict[int, Manifest] = {}
+        # Kept, because to make it reads every manifest, and to update it only the new ones.
+        self.references = References(storage, self._read_manifest)
 
     @classmethod
     def open(cls, storage: Storage) -> Store:
@@ -253,12 +255,15 @@ class Store(Mapping[int, CheckpointSnapshot]):
         return best_step(self.all_metrics(), metric, direction, self.name)
 
     def all_metrics(self) -> dict[int, Mapping[str, float]]:
-        """The metrics of every step. Reads every manifest."""
-        found = {}
-        for step in self.steps:
-            with contextlib.suppress(StepNotFoundError):  # another process removed it meanwhile
-                found[step] = self.manifest(step).metrics
-        return found
+        """The metrics of every step, as they are now.
+
+        Reads every manifest; the next time, only those that are new or were replaced.
+
+        Raises:
+            DamagedError, VersionError: one cannot be read.
+        """
+        self.references.update()
+        return self.references.all_metrics()
 
     def newest_intact(self, *, besides: int) -> int | None:
         """The highest step, other than this one, whose every chunk has its checksum."""

@@ -198,13 +198,7 @@ class Writer:
         """Before the first save: remove what dead writers left."""
         if not self._cleaned:
             self._cleaned = True
-            self.when_alone(lambda: remove_leftovers(self.store))
-
-    def when_alone(self, action: Callable[[], None]) -> None:
-        """Do something that may remove data, unless another writer is at work."""
-        with self.store.storage.lock(exclusive=True, wait=False) as alone:
-            if alone:
-                action()
+            remove_leftovers(self.store)
 
 
 class _Save:
@@ -242,7 +236,7 @@ class _Save:
             data.remember()  # only now: a pack that is discarded must not be found
             self._writer.note(step)
         if self._overwrite:
-            self._writer.when_alone(lambda: remove_replaced(store, step))
+            remove_replaced(store, step)
         report = SaveReport(
             step,
             store.name,

@@ -104,6 +104,21 @@ class StorageTests:
         with pytest.raises(PathNotFoundError):
             storage.open("data/nothing")
 
+    def test_a_stamp_tells_what_was_replaced(self, storage: Storage) -> None:
+        assert dict(storage.stamps("data")) == {}
+        storage.write("data/a", [b"one"], 3)
+        storage.write("data/b", [b"one"], 3)
+        before = dict(storage.stamps("data"))
+        assert set(before) == {"a", "b"}
+        assert dict(storage.stamps("data")) == before
+        storage.replace("data/b", [b"two"], 3)
+        after = dict(storage.stamps("data"))
+        assert after["a"] == before["a"]
+        assert after["b"] != before["b"]
+        storage.delete(["data/b"])
+        storage.write("data/b", [b"one"], 3)
+        assert storage.stamps("data")["b"] not in (before["b"], after["b"])
+
     def test_delete(self, storage: Storage) -> None:
         storage.write("data/a", [b"a"], 1)
         storage.write("data/b", [b"b"], 1)
