@@ -110,7 +110,7 @@ class CheckpointManager:
         Takes the options of `Checkpoint.restore`. Returns its plan, or None if there was
         nothing to restore. A checkpoint that is there but cannot be restored is an error.
         """
-        if Store.is_absent(self._storage) or not Store.open(self._storage).steps:
+        if Store.is_absent(self._storage) or Store.open(self._storage).newest_step() is None:
             return None
         return self.checkpoint.restore(self._storage, step, **options)
 
@@ -173,7 +173,9 @@ class CheckpointManager:
         keep = self._keep
         if keep is None:
             return
-        store = self._store = self._store or Store.open(self._storage)
+        if self._store is None:
+            self._store = Store.open(self._storage)
+        store = self._store
         try:
             unreadable = prune(store, lambda now: {*keep.steps(now), saved.step}).unreadable
         except (DamagedError, VersionError) as error:

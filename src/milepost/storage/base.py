@@ -50,10 +50,19 @@ class Storage(Protocol):
         What a writer has begun and not finished is never among them.
         """
 
+    def last(self, folder: str) -> str | None:
+        """The last of `list`, for less; None if there is none."""
+
     def stamps(self, folder: str) -> Mapping[str, Stamp]:
         """As `list`, with a stamp for each name, which tells whether it was replaced since.
 
         Some that are removed or added meanwhile may be missing.
+        """
+
+    def change(self, folder: str) -> Stamp | None:
+        """What differs once a name in a folder is added, removed or replaced; None if not known.
+
+        A hint, for what may be wrong: of two changes within milliseconds the second may not show.
         """
 
     def open(self, name: str) -> ByteSource:

@@ -313,12 +313,10 @@ class PowerLossDisk:
             os.path.basename(n) for n in self._names if n != "/" and os.path.dirname(n) == path
         )
 
-    def stamps(self, path: str) -> dict[str, Hashable]:
-        found: dict[str, Hashable] = {}
-        for name in self.list(path):
-            file = self._names[os.path.join(path, name)]
-            found[name] = None if file is None else (file.number, len(file.data))
-        return found
+    def stamp(self, path: str) -> Hashable:
+        if self.is_folder(path):
+            return self.changes
+        return self._find(path).number
 
     def exists(self, path: str) -> bool:
         return path in self._names

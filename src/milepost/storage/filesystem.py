@@ -99,10 +99,11 @@ class FileSystem(Protocol):
         """Remove a folder that is empty."""
 
     def sync_folder(self, path: str) -> None: ...
-    def list(self, path: str) -> list[str]: ...
+    def list(self, path: str) -> list[str]:
+        """The names in a folder, in any order."""
 
-    def stamps(self, path: str) -> dict[str, Hashable]:
-        """The names in a folder, each with what differs once another file has the name."""
+    def stamp(self, path: str) -> Hashable:
+        """What differs once another file has this name, or, of a folder, its names change."""
 
     def exists(self, path: str) -> bool: ...
     def is_folder(self, path: str) -> bool: ...
@@ -198,19 +199,11 @@ class OperatingSystem:
             os.close(handle)
 
     def list(self, path: str) -> list[str]:
-        return sorted(os.listdir(path))
+        return os.listdir(path)
 
-    def stamps(self, path: str) -> dict[str, Hashable]:
-        found: dict[str, Hashable] = {}
-        for name in os.listdir(path):
-            with contextlib.suppress(FileNotFoundError):
-                # Not what `scandir` has of it: on Windows that may be older.
-                status = os.stat(os.path.join(path, name))
-                found[name] = (
-                    *(status.st_dev, status.st_ino, status.st_size),
-                    *(status.st_mtime_ns, status.st_ctime_ns),
-                )
-        return found
+    def stamp(self, path: str) -> Hashable:
+        found = os.stat(path)
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def exists(self, path: str) -> bool:
         return os.path.lexists(path)

@@ -53,6 +53,12 @@ class LocalStorage:
             make_folders(self._fs, self._root)
 
     def list(self, folder: str) -> list[str]:
+        return sorted(self._names(folder))
+
+    def last(self, folder: str) -> str | None:
+        return max(self._names(folder), default=None)
+
+    def _names(self, folder: str) -> Iterable[str]:
         path = self._path(folder) if folder else self._root
         try:
             with translated(path, "list"):
@@ -61,12 +67,20 @@ class LocalStorage:
             return []
 
     def stamps(self, folder: str) -> Mapping[str, Stamp]:
+        found: dict[str, Stamp] = {}
+        path = self._path(folder) if folder else self._root
+        for name in self._names(folder):
+            with contextlib.suppress(PathNotFoundError), translated(path, "look at"):
+                found[name] = self._fs.stamp(os.path.join(path, name))
+        return found
+
+    def change(self, folder: str) -> Stamp | None:
         path = self._path(folder)
         try:
-            with translated(path, "list"):
-                return self._fs.stamps(path)
+            with translated(path, "look at"):
+                return self._fs.stamp(path)
         except PathNotFoundError:
-            return {}
+            return None
 
     def open(self, name: str) -> ByteSource:
         return open_file(self._path(name), self._fs)
@@ -278,7 +292,7 @@ def create_locked(
 
 
 def remove_dead(fs: FileSystem, folder: str, base: str) -> None:
-    for name in fs.list(folder):
+    for name in sorted(fs.list(folder)):
         if name.startswith(f".{base}.") and name.endswith(".partial"):
             path = os.path.join(folder, name)
             with (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ class MemoryStorage:
         self._name = name
         self._objects: dict[str, bytes] = {}
         self._stamps: dict[str, int] = {}
-        self._numbers = itertools.count()
+        self._change = 0
         self._changed = threading.Condition()
         self._holders = 0  # of the lock: how many share it, or -1 for one alone
 
@@ -39,9 +38,15 @@ class MemoryStorage:
         below = [name.removeprefix(prefix) for name in self._objects if name.startswith(prefix)]
         return sorted({name.partition("/")[0] for name in below})
 
+    def last(self, folder: str) -> str | None:
+        return max(self.list(folder), default=None)
+
     def stamps(self, folder: str) -> Mapping[str, Stamp]:
         prefix = f"{folder}/" if folder else ""
         return {file: self._stamps.get(f"{prefix}{file}") for file in self.list(folder)}
+
+    def change(self, folder: str) -> Stamp | None:
+        return self._change
 
     def open(self, name: str) -> ByteSource:
         try:
@@ -63,7 +68,8 @@ class MemoryStorage:
 
     def _put(self, name: str, data: bytes) -> None:
         self._objects[name] = data
-        self._stamps[name] = next(self._numbers)
+        self._change += 1
+        self._stamps[name] = self._change
 
     @contextmanager
     def create(self, name: str, head_bytes: int, nbytes: int) -> Iterator[NewObject]:
@@ -75,6 +81,7 @@ class MemoryStorage:
     def delete(self, names: Iterable[str]) -> None:
         for name in names:
             self._objects.pop(name, None)
+            self._change += 1
 
     @contextmanager
     def lock(self, *, exclusive: bool, wait: bool = True) -> Iterator[bool]:

@@ -12,6 +12,7 @@ from milepost.errors import (
     NotAStoreError,
     PathNotFoundError,
     StepNotFoundError,
+    StorageError,
     UsageError,
 )
 from milepost.snapshot import closing_on_error
@@ -105,8 +106,16 @@ class Store(Mapping[int, CheckpointSnapshot]):
     @property
     def steps(self) -> list[int]:
         """The steps of all committed checkpoints, ascending."""
-        found = (layout.manifest_step(file) for file in self.storage.list(layout.CHECKPOINTS))
-        return sorted(step for step in found if step is not None)
+        found = map(layout.manifest_step, self.storage.list(layout.CHECKPOINTS))
+        return [step for step in found if step is not None]  # names sort as numbers
+
+    def newest_step(self) -> int | None:
+        """The highest step; None if the store is empty."""
+        last = self.storage.last(layout.CHECKPOINTS)
+        step = None if last is None else layout.manifest_step(last)
+        if last is None or step is not None:
+            return step
+        return max(self.steps, default=None)  # the last is no manifest
 
     @property
     def latest(self) -> CheckpointSnapshot:
@@ -128,15 +137,16 @@ class Store(Mapping[int, CheckpointSnapshot]):
             UsageError: the words are none that `resolve` knows.
             DamagedError: its manifest is damaged; the message names the newest intact step.
         """
+        seen: list[int] | None = None
         for _ in range(_TRIES):
-            before = self.steps
             try:
                 number = self.resolve(step)
                 self.forget(number)
                 checkpoint = self[number]
             except StepNotFoundError:
-                if self.steps == before:
-                    raise
+                before, seen = seen, self.steps
+                if seen == before:
+                    raise  # and not because of what other processes did meanwhile
                 continue
             with closing_on_error([checkpoint]):
                 if checkpoint.hold():
@@ -173,7 +183,17 @@ class Store(Mapping[int, CheckpointSnapshot]):
         return len(self.steps)
 
     def __contains__(self, step: object) -> bool:
-        return step in self.steps
+        try:
+            name = layout.manifest_name(layout.check_step(step))
+        except UsageError:
+            return False
+        try:
+            self.storage.open(name).close()
+        except PathNotFoundError:
+            return False
+        except StorageError:
+            pass  # it is there, though it cannot be read
+        return True
 
     def __repr__(self) -> str:
         return f"<Store {self.name}: {len(self)} checkpoints>"
@@ -242,10 +262,10 @@ class Store(Mapping[int, CheckpointSnapshot]):
         if not isinstance(step, str):
             return layout.check_step(step)
         if step == "latest":
-            steps = self.steps
-            if not steps:
+            newest = self.newest_step()
+            if newest is None:
                 raise StepNotFoundError(self._no_such_step(None))
-            return steps[-1]
+            return newest
         direction, colon, metric = step.partition(":")
         if not colon or direction not in ("best", "min", "max"):
             raise UsageError(
