@@ -16,7 +16,7 @@ from milepost.checkpoint.keep import Keep
 from milepost.checkpoint.plan import RestorePlan
 from milepost.errors import DamagedError, UsageError, VersionError
 from milepost.storage.base import Storage
-from milepost.store import SaveReport, Store, prune
+from milepost.store import SaveReport, Store, prune_if_any
 
 
 class CheckpointManager:
@@ -177,7 +177,8 @@ class CheckpointManager:
             self._store = Store.open(self._storage)
         store = self._store
         try:
-            unreadable = prune(store, lambda now: {*keep.steps(now), saved.step}).unreadable
+            report = prune_if_any(store, lambda now: {*keep.steps(now), saved.step})
+            unreadable = report.unreadable
         except (DamagedError, VersionError) as error:
             unreadable = str(error)  # which is the best cannot be known: all are kept
         if unreadable is not None:

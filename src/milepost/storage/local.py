@@ -69,9 +69,12 @@ class LocalStorage:
     def stamps(self, folder: str) -> Mapping[str, Stamp]:
         found: dict[str, Stamp] = {}
         path = self._path(folder) if folder else self._root
-        for name in self._names(folder):
-            with contextlib.suppress(PathNotFoundError), translated(path, "look at"):
-                found[name] = self._fs.stamp(os.path.join(path, name))
+        with translated(path, "look at"):
+            for name in self._names(folder):
+                try:
+                    found[name] = self._fs.stamp(f"{path}{os.sep}{name}")
+                except FileNotFoundError:
+                    continue  # removed meanwhile
         return found
 
     def change(self, folder: str) -> Stamp | None:

@@ -1,6 +1,6 @@
 """Stores: folders of checkpoints that share their data."""
 
-from milepost.store.prune import PruneReport, prune
+from milepost.store.prune import PruneReport, prune, prune_if_any
 from milepost.store.snapshot import CheckpointSnapshot
 from milepost.store.store import Store
 from milepost.store.verify import verify_store
@@ -13,5 +13,6 @@ __all__ = [
     "Store",
     "Writer",
     "prune",
+    "prune_if_any",
     "verify_store",
 ]

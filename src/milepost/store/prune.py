@@ -34,7 +34,7 @@ def prune(store: Store, keep: Callable[[Store], Iterable[int]]) -> PruneReport:
         store.forget()
         store.references.update()
         steps = store.references.steps
-        wanted = {*keep(_Still(store)), *steps[-1:]}
+        wanted = {*keep(_Still(store, steps, updated=True)), *steps[-1:]}
         gone = tuple(step for step in steps if step not in wanted)
         store.storage.delete(layout.manifest_name(step) for step in gone)
         store.references.forget(gone)
@@ -42,18 +42,30 @@ def prune(store: Store, keep: Callable[[Store], Iterable[int]]) -> PruneReport:
     return PruneReport(gone, packs, unreadable)
 
 
-class _Still(Store):
-    """A store that nobody else can change now: its lists need not be made again and again."""
+def prune_if_any(store: Store, keep: Callable[[Store], Iterable[int]]) -> PruneReport:
+    """As `prune`, unless every checkpoint is to be kept: then the lock is not taken."""
+    steps = store.steps
+    if {*keep(_Still(store, steps)), *steps[-1:]}.issuperset(steps):
+        return PruneReport((), ())
+    return prune(store, keep)
 
-    def __init__(self, store: Store) -> None:
+
+class _Still(Store):
+    """A store as it is now, so that not each policy lists it again."""
+
+    def __init__(self, store: Store, steps: list[int], *, updated: bool = False) -> None:
         super().__init__(store.storage)
         self.references = store.references
+        self._steps, self._updated = steps, updated
 
     @property
     def steps(self) -> list[int]:
-        return self.references.steps
+        return self._steps
 
     def all_metrics(self) -> dict[int, Mapping[str, float]]:
+        if not self._updated:
+            self.references.update()
+            self._updated = True
         return self.references.all_metrics()
 
 
