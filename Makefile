@@ -45,6 +45,7 @@ lint: $(VENV)/dev
 bench: $(VENV)/bench
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/saving.py
+	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/crash.py
 	$(BIN)/python benchmarks/change.py
 

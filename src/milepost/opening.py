@@ -10,7 +10,7 @@ from milepost import formats
 from milepost.errors import UsageError
 from milepost.snapshot import Damage, Snapshot
 from milepost.storage.local import LocalStorage
-from milepost.store import Compaction, CompactReport, Store, verify_store
+from milepost.store import CompactReport, Store, compact_store, verify_store
 
 Path: TypeAlias = str | os.PathLike[str]
 
@@ -89,4 +89,4 @@ def compact(
         threads = min(4, os.cpu_count() or 1)
     if threads < 1:
         raise UsageError(f"expected 1 thread or more, found {threads}")
-    return Compaction(store, threads=threads, told=told).run()
+    return compact_store(store, threads, told)

@@ -93,7 +93,7 @@ def test_whichever_call_fails_every_step_is_whole(tmp_path: Path, fault):
         except errors.StorageError as error:
             assert str(folder) in str(error)  # noqa: PT017  it may also do without that call
         else:
-            assert Compaction(Store.open(LocalStorage(folder))).run().steps == ()
+            assert Compaction(Store.open(LocalStorage(folder))).run() == ()
         store = Store.open(LocalStorage(folder))
         _check_all(store)
         _check_goes_on(store)

@@ -47,6 +47,7 @@ def before_reading_a_manifest(monkeypatch, reader: Store, action) -> None:
         return read(step)
 
     monkeypatch.setattr(reader, "_read_manifest", act_and_read)
+    monkeypatch.setattr(reader.references, "_read_manifest", act_and_read)
 
 
 @pytest.mark.parametrize("step", [2, "latest", "max:loss"])

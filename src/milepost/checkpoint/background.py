@@ -73,6 +73,7 @@ class BackgroundCompaction:
         self.title = f"compaction of {storage.name}"
         self._storage = storage
         self._saves = _SAVES  # what earlier runs have left is compacted soon
+        self._compaction: Compaction | None = None
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -92,11 +93,13 @@ class BackgroundCompaction:
     def _run(self) -> None:
         give_way()
         try:
-            store = Store.open(self._storage)
-            Compaction(store, threads=1, stopped=self._is_stopped).run()
+            if self._compaction is None:
+                store = Store.open(self._storage)
+                self._compaction = Compaction(store, threads=1, stopped=self._is_stopped)
+            self._compaction.run()
             _unfinished.discard(self)
         except BaseException as error:
-            self._error = error
+            self._error, self._compaction = error, None
 
     def _is_stopped(self) -> bool:
         return self._stopped.is_set() or not threading.main_thread().is_alive()

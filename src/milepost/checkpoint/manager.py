@@ -16,7 +16,7 @@ from milepost.checkpoint.keep import Keep
 from milepost.checkpoint.plan import RestorePlan
 from milepost.errors import DamagedError, UsageError, VersionError
 from milepost.storage.base import Storage
-from milepost.store import SaveReport, Store, prune
+from milepost.store import SaveReport, Store, prune_if_any
 
 
 class CheckpointManager:
@@ -71,6 +71,7 @@ class CheckpointManager:
         self.checkpoint = checkpoint
         self._storage = as_storage(path)
         self._keep = keep
+        self._store: Store | None = None  # it remembers what the manifests say
         self._every_steps = every_steps
         self._every_seconds = every_seconds
         self._background, self._max_memory = background, max_memory
@@ -122,7 +123,7 @@ class CheckpointManager:
         Takes the options of `Checkpoint.restore`. Returns its plan, or None if there was
         nothing to restore. A checkpoint that is there but cannot be restored is an error.
         """
-        if Store.is_absent(self._storage) or not Store.open(self._storage).steps:
+        if Store.is_absent(self._storage) or Store.open(self._storage).newest_step() is None:
             return None
         return self.checkpoint.restore(self._storage, step, **options)
 
@@ -192,9 +193,12 @@ class CheckpointManager:
         keep = self._keep
         if keep is None:
             return
-        store = Store.open(self._storage)
+        if self._store is None:
+            self._store = Store.open(self._storage)
+        store = self._store
         try:
-            unreadable = prune(store, lambda now: {*keep.steps(now), saved.step}).unreadable
+            report = prune_if_any(store, lambda now: {*keep.steps(now), saved.step})
+            unreadable = report.unreadable
         except (DamagedError, VersionError) as error:
             unreadable = str(error)  # which is the best cannot be known: all are kept
         if unreadable is not None:

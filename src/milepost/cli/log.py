@@ -44,7 +44,7 @@ def log(store: str, as_json: bool, count: int | None) -> None:
 
 
 def _entries(store: milepost.Store) -> Iterator[dict[str, Any]]:
-    for step in reversed(store.steps):
+    for step in reversed(store):
         # One that another process has removed meanwhile is passed over.
         with contextlib.suppress(milepost.errors.StepNotFoundError), store[step] as checkpoint:
             yield {

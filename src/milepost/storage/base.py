@@ -7,12 +7,15 @@ are written once and never changed. A storage appears in three shapes: a local f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from milepost.digest import Buffer
 from milepost.source import ByteSource
+
+# Of one name, equal before and after if it is still the same object.
+Stamp: TypeAlias = Hashable
 
 
 class NewObject(Protocol):
@@ -45,6 +48,21 @@ class Storage(Protocol):
         """The names in a folder, sorted; none if there is no such folder.
 
         What a writer has begun and not finished is never among them.
+        """
+
+    def last(self, folder: str) -> str | None:
+        """The last of `list`, for less; None if there is none."""
+
+    def stamps(self, folder: str) -> Mapping[str, Stamp]:
+        """As `list`, with a stamp for each name, which tells whether it was replaced since.
+
+        Some that are removed or added meanwhile may be missing.
+        """
+
+    def change(self, folder: str) -> Stamp | None:
+        """What differs once a name in a folder is added, removed or replaced; None if not known.
+
+        A hint, for what may be wrong: of two changes within milliseconds the second may not show.
         """
 
     def open(self, name: str) -> ByteSource:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 
 from milepost.buffers import BLOCK
 from milepost.digest import Buffer
@@ -122,7 +123,10 @@ class PowerFailure(BaseException):
 
 
 class _File:
+    _numbers = itertools.count()
+
     def __init__(self) -> None:
+        self.number = next(self._numbers)
         self.data = bytearray()
         self.synced = b""
         self.unsynced: list[tuple[int, bytes]] = []  # what was written since, and where
@@ -308,6 +312,11 @@ class PowerLossDisk:
         return sorted(
             os.path.basename(n) for n in self._names if n != "/" and os.path.dirname(n) == path
         )
+
+    def stamp(self, path: str) -> Hashable:
+        if self.is_folder(path):
+            return self.changes
+        return self._find(path).number
 
     def exists(self, path: str) -> bool:
         return path in self._names

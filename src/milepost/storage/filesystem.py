@@ -28,7 +28,7 @@ import shutil
 import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Protocol
 
 from milepost.digest import Buffer
@@ -99,7 +99,12 @@ class FileSystem(Protocol):
         """Remove a folder that is empty."""
 
     def sync_folder(self, path: str) -> None: ...
-    def list(self, path: str) -> list[str]: ...
+    def list(self, path: str) -> list[str]:
+        """The names in a folder, in any order."""
+
+    def stamp(self, path: str) -> Hashable:
+        """What differs once another file has this name, or, of a folder, its names change."""
+
     def exists(self, path: str) -> bool: ...
     def is_folder(self, path: str) -> bool: ...
     def free_bytes(self, path: str) -> int: ...
@@ -194,7 +199,11 @@ class OperatingSystem:
             os.close(handle)
 
     def list(self, path: str) -> list[str]:
-        return sorted(os.listdir(path))
+        return os.listdir(path)
+
+    def stamp(self, path: str) -> Hashable:
+        found = os.stat(path)
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def exists(self, path: str) -> bool:
         return os.path.lexists(path)

@@ -116,7 +116,7 @@ def _undone(fs: FileSystem, source: str, target: str) -> Iterator[None]:
 
 def _remove_dead_folders(fs: FileSystem, above: str, base: str) -> None:
     """Remove what killed writers left, but for an old folder that has lost its name."""
-    for name in fs.list(above):
+    for name in sorted(fs.list(above)):
         folder = os.path.join(above, name)
         lock, kind = os.path.splitext(folder)
         if not name.startswith(f".{base}.") or kind not in (_NEW, _OLD):

@@ -7,13 +7,13 @@ import errno
 import os
 import secrets
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 
 from milepost.digest import Buffer
 from milepost.errors import MilepostError, NotAStoreError, PathNotFoundError, StorageError
 from milepost.source import ByteSource
-from milepost.storage.base import NewObject
+from milepost.storage.base import NewObject, Stamp
 from milepost.storage.direct import NewFile, buffers
 from milepost.storage.filesystem import UNSUPPORTED, FileSystem, Handle, OperatingSystem
 
@@ -53,12 +53,37 @@ class LocalStorage:
             make_folders(self._fs, self._root)
 
     def list(self, folder: str) -> list[str]:
+        return sorted(self._names(folder))
+
+    def last(self, folder: str) -> str | None:
+        return max(self._names(folder), default=None)
+
+    def _names(self, folder: str) -> Iterable[str]:
         path = self._path(folder) if folder else self._root
         try:
             with translated(path, "list"):
                 return self._fs.list(path)
         except PathNotFoundError:
             return []
+
+    def stamps(self, folder: str) -> Mapping[str, Stamp]:
+        found: dict[str, Stamp] = {}
+        path = self._path(folder) if folder else self._root
+        with translated(path, "look at"):
+            for name in self._names(folder):
+                try:
+                    found[name] = self._fs.stamp(f"{path}{os.sep}{name}")
+                except FileNotFoundError:
+                    continue  # removed meanwhile
+        return found
+
+    def change(self, folder: str) -> Stamp | None:
+        path = self._path(folder)
+        try:
+            with translated(path, "look at"):
+                return self._fs.stamp(path)
+        except PathNotFoundError:
+            return None
 
     def open(self, name: str) -> ByteSource:
         return open_file(self._path(name), self._fs)
@@ -270,7 +295,7 @@ def create_locked(
 
 
 def remove_dead(fs: FileSystem, folder: str, base: str) -> None:
-    for name in fs.list(folder):
+    for name in sorted(fs.list(folder)):
         if name.startswith(f".{base}.") and name.endswith(".partial"):
             path = os.path.join(folder, name)
             with (

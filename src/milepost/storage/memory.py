@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from milepost.digest import Buffer
 from milepost.errors import PathNotFoundError
 from milepost.source import ByteSource
-from milepost.storage.base import NewObject
+from milepost.storage.base import NewObject, Stamp
 
 
 class MemoryStorage:
@@ -18,6 +18,8 @@ class MemoryStorage:
     def __init__(self, name: str = "memory") -> None:
         self._name = name
         self._objects: dict[str, bytes] = {}
+        self._stamps: dict[str, int] = {}
+        self._change = 0
         self._changed = threading.Condition()
         self._holders = 0  # of the lock: how many share it, or -1 for one alone
 
@@ -36,6 +38,16 @@ class MemoryStorage:
         below = [name.removeprefix(prefix) for name in self._objects if name.startswith(prefix)]
         return sorted({name.partition("/")[0] for name in below})
 
+    def last(self, folder: str) -> str | None:
+        return max(self.list(folder), default=None)
+
+    def stamps(self, folder: str) -> Mapping[str, Stamp]:
+        prefix = f"{folder}/" if folder else ""
+        return {file: self._stamps.get(f"{prefix}{file}") for file in self.list(folder)}
+
+    def change(self, folder: str) -> Stamp | None:
+        return self._change
+
     def open(self, name: str) -> ByteSource:
         try:
             return MemorySource(f"{self._name}/{name}", self._objects[name])
@@ -47,10 +59,17 @@ class MemoryStorage:
         with self._changed:
             if name in self._objects:
                 raise FileExistsError(f"{self._name}/{name} exists")
-            self._objects[name] = data
+            self._put(name, data)
 
     def replace(self, name: str, parts: Iterable[Buffer], nbytes: int) -> None:
-        self._objects[name] = b"".join(parts)
+        data = b"".join(parts)
+        with self._changed:
+            self._put(name, data)
+
+    def _put(self, name: str, data: bytes) -> None:
+        self._objects[name] = data
+        self._change += 1
+        self._stamps[name] = self._change
 
     @contextmanager
     def create(self, name: str, head_bytes: int, nbytes: int) -> Iterator[NewObject]:
@@ -62,6 +81,7 @@ class MemoryStorage:
     def delete(self, names: Iterable[str]) -> None:
         for name in names:
             self._objects.pop(name, None)
+            self._change += 1
 
     @contextmanager
     def lock(self, *, exclusive: bool, wait: bool = True) -> Iterator[bool]:

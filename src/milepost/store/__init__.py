@@ -1,7 +1,8 @@
 """Stores: folders of checkpoints that share their data."""
 
 from milepost.store.compact import Compaction, CompactReport
-from milepost.store.prune import PruneReport, prune
+from milepost.store.compact import compact as compact_store
+from milepost.store.prune import PruneReport, prune, prune_if_any
 from milepost.store.snapshot import CheckpointSnapshot
 from milepost.store.store import Store
 from milepost.store.verify import verify_store
@@ -15,6 +16,8 @@ __all__ = [
     "SaveReport",
     "Store",
     "Writer",
+    "compact_store",
     "prune",
+    "prune_if_any",
     "verify_store",
 ]

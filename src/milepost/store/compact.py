@@ -67,8 +67,25 @@ class CompactReport:
     after: int
 
 
+def compact(store: Store, threads: int, told: Callable[[int, int], None]) -> CompactReport:
+    """Compact a store, and say what that gained; as `Compaction`."""
+    before = _referenced_bytes(store)
+    steps = Compaction(store, threads=threads, told=told).run()
+    after = _referenced_bytes(store) if steps else before
+    return CompactReport(store.name, steps, before, after)
+
+
+def _referenced_bytes(store: Store) -> int:
+    """The size of all packs that a checkpoint refers to."""
+    sizes: dict[str, int] = {}
+    for step in store.steps:
+        with contextlib.suppress(StepNotFoundError, DamagedError, VersionError):
+            sizes.update((pack.name, pack.nbytes) for pack in store.manifest(step).packs)
+    return sum(sizes.values())
+
+
 class Compaction:
-    """One compaction of a store, by `threads` threads.
+    """Compacts a store by `threads` threads, as often as `run` is called.
 
     `stopped` is asked again and again: once it says so, the step that is under way is left as
     it was. `told` is called with every step that is compacted, and how many are left to see.
@@ -85,49 +102,51 @@ class Compaction:
         self._store, self._threads = store, threads
         self._stopped, self._told = stopped, told
         self._packs = Packs(store)
+        self._recoders = [Recoder() for _ in range(threads + 1)]
+        self._newest: tuple[bytes, set[str | None]] = (b"", set())
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget which steps were seen: each has to be seen again, in turn."""
         self._groups: dict[_Where, Group] = {}
         self._last: dict[str, Chunk] = {}  # by digest: those of the step before
         self._later: dict[int, dict[_Where, Chunk]] = {}
-        self._newest: tuple[bytes, set[str | None]] = (b"", set())
-        self._recoders = [Recoder() for _ in range(threads + 1)]
+        self._passed: set[int] = set()
+        self._spared: set[str | None] = set()  # digests that the newest checkpoint had, too
 
-    def run(self) -> CompactReport:
-        """Compact every step but the newest.
+    def run(self) -> tuple[int, ...]:
+        """Compact every step but the newest; returns those that were not compacted before.
 
         Raises:
             DamagedError: a step's data is not what was saved. It is as it was, and so are
                 those after it.
             StorageError: the storage refused; every step is as it was or compacted.
         """
-        before, has_leftovers = self._sizes()
+        steps = self._store.steps
+        if len(steps) < 2:
+            return ()
+        if not self._spared <= self._live():
+            self._begin()
+        todo = [step for step in steps[:-1] if step not in self._passed]
         done: list[int] = []
-        steps = self._store.steps[:-1]
-        for number, step in enumerate(steps):
+        for number, step in enumerate(todo):
             if self._stopped():
                 break
             with contextlib.suppress(StepNotFoundError):  # another process removed it
-                if self._compacted(step, steps[number + 1 : number + 1 + MOST_AHEAD]):
+                if self._compacted(step, todo[number + 1 : number + 1 + MOST_AHEAD]):
                     done.append(step)
-                    self._told(step, len(steps) - number - 1)
+                    self._told(step, len(todo) - number - 1)
                     if len(done) % _BATCH == 0:
-                        self._remove_unreferenced()
-        if done or has_leftovers:
-            self._remove_unreferenced()
-        after, _ = self._sizes() if done else (before, False)
-        return CompactReport(self._store.name, tuple(done), before, after)
-
-    def _sizes(self) -> tuple[int, bool]:
-        """The bytes of all packs that a checkpoint refers to, and whether there are others."""
-        sizes: dict[str, int] = {}
-        for step in self._store.steps:
-            with contextlib.suppress(StepNotFoundError, DamagedError, VersionError):
-                sizes.update((pack.name, pack.nbytes) for pack in self._store.manifest(step).packs)
-        there = {f"{layout.DATA}/{file}" for file in self._store.storage.list(layout.DATA)}
-        return sum(sizes.values()), not there <= sizes.keys()
-
-    def _remove_unreferenced(self) -> None:
-        with self._store.storage.lock(exclusive=True):
+                        remove_unreferenced(self._store)
+        if done or self._has_leftovers():
             remove_unreferenced(self._store)
+        return tuple(done)
+
+    def _has_leftovers(self) -> bool:
+        """Whether there are packs that no manifest refers to, as a crash leaves them."""
+        self._store.references.update()
+        there = {f"{layout.DATA}/{file}" for file in self._store.storage.list(layout.DATA)}
+        return not there <= self._store.references.packs
 
     def _compacted(self, step: int, following: Sequence[int]) -> bool:
         """Compact one step, if it is not yet; whether it was done. Others follow it."""
@@ -150,6 +169,7 @@ class Compaction:
         if pending and not self._replaced(step, document, old, recoded, name):
             return False
         self._pass(chunks, recoded)
+        self._passed.add(step)
         return bool(pending)
 
     def _replaced(
@@ -203,6 +223,7 @@ class Compaction:
         for where, chunk in chunks:
             now = recoded.chunks.get(str(chunk.digest), chunk)
             if now.encoding is None:
+                self._spared.add(now.digest)
                 continue
             last[str(now.digest)] = now
             if now.digest not in self._last:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 from collections.abc import Iterator, Mapping
 
@@ -13,6 +12,7 @@ from milepost.errors import (
     NotAStoreError,
     PathNotFoundError,
     StepNotFoundError,
+    StorageError,
     UsageError,
 )
 from milepost.snapshot import closing_on_error
@@ -21,6 +21,7 @@ from milepost.storage.base import Storage
 from milepost.store import layout, manifest
 from milepost.store.best import best_step
 from milepost.store.manifest import Manifest
+from milepost.store.references import References
 from milepost.store.snapshot import CheckpointSnapshot
 
 # How often a step is looked for, if other processes remove what was just found.
@@ -37,6 +38,8 @@ class Store(Mapping[int, CheckpointSnapshot]):
         self.storage = storage
         # Manifests never change, so each is read once. Only the few last used are kept.
         self._manifests: dict[int, Manifest] = {}
+        # Kept, because to make it reads every manifest, and to update it only the new ones.
+        self.references = References(storage, self._read_manifest)
 
     @classmethod
     def open(cls, storage: Storage) -> Store:
@@ -103,8 +106,16 @@ class Store(Mapping[int, CheckpointSnapshot]):
     @property
     def steps(self) -> list[int]:
         """The steps of all committed checkpoints, ascending."""
-        found = (layout.manifest_step(file) for file in self.storage.list(layout.CHECKPOINTS))
-        return sorted(step for step in found if step is not None)
+        found = map(layout.manifest_step, self.storage.list(layout.CHECKPOINTS))
+        return [step for step in found if step is not None]  # names sort as numbers
+
+    def newest_step(self) -> int | None:
+        """The highest step; None if the store is empty."""
+        last = self.storage.last(layout.CHECKPOINTS)
+        step = None if last is None else layout.manifest_step(last)
+        if last is None or step is not None:
+            return step
+        return max(self.steps, default=None)  # the last is no manifest
 
     @property
     def latest(self) -> CheckpointSnapshot:
@@ -126,15 +137,16 @@ class Store(Mapping[int, CheckpointSnapshot]):
             UsageError: the words are none that `resolve` knows.
             DamagedError: its manifest is damaged; the message names the newest intact step.
         """
+        seen: list[int] | None = None
         for _ in range(_TRIES):
-            before = self.steps
             try:
                 number = self.resolve(step)
                 self.forget(number)
                 checkpoint = self[number]
             except StepNotFoundError:
-                if self.steps == before:
-                    raise
+                before, seen = seen, self.steps
+                if seen == before:
+                    raise  # and not because of what other processes did meanwhile
                 continue
             with closing_on_error([checkpoint]):
                 if checkpoint.hold():
@@ -167,11 +179,26 @@ class Store(Mapping[int, CheckpointSnapshot]):
     def __iter__(self) -> Iterator[int]:
         return iter(self.steps)
 
+    def __reversed__(self) -> Iterator[int]:
+        """The steps, newest first: to take a few costs less than `steps`."""
+        found = map(layout.manifest_step, reversed(self.storage.list(layout.CHECKPOINTS)))
+        return (step for step in found if step is not None)
+
     def __len__(self) -> int:
         return len(self.steps)
 
     def __contains__(self, step: object) -> bool:
-        return step in self.steps
+        try:
+            name = layout.manifest_name(layout.check_step(step))
+        except UsageError:
+            return False
+        try:
+            self.storage.open(name).close()
+        except PathNotFoundError:
+            return False
+        except StorageError:
+            pass  # it is there, though it cannot be read
+        return True
 
     def __repr__(self) -> str:
         return f"<Store {self.name}: {len(self)} checkpoints>"
@@ -251,10 +278,10 @@ class Store(Mapping[int, CheckpointSnapshot]):
         if not isinstance(step, str):
             return layout.check_step(step)
         if step == "latest":
-            steps = self.steps
-            if not steps:
+            newest = self.newest_step()
+            if newest is None:
                 raise StepNotFoundError(self._no_such_step(None))
-            return steps[-1]
+            return newest
         direction, colon, metric = step.partition(":")
         if not colon or direction not in ("best", "min", "max"):
             raise UsageError(
@@ -264,12 +291,15 @@ class Store(Mapping[int, CheckpointSnapshot]):
         return best_step(self.all_metrics(), metric, direction, self.name)
 
     def all_metrics(self) -> dict[int, Mapping[str, float]]:
-        """The metrics of every step. Reads every manifest."""
-        found = {}
-        for step in self.steps:
-            with contextlib.suppress(StepNotFoundError):  # another process removed it meanwhile
-                found[step] = self.manifest(step).metrics
-        return found
+        """The metrics of every step, as they are now.
+
+        Reads every manifest; the next time, only those that are new or were replaced.
+
+        Raises:
+            DamagedError, VersionError: one cannot be read.
+        """
+        self.references.update()
+        return self.references.all_metrics()
 
     def newest_intact(self, *, besides: int) -> int | None:
         """The highest step, other than this one, whose every chunk has its checksum."""

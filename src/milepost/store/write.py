@@ -24,6 +24,7 @@ from milepost.provenance import json_values, numbers, versions
 from milepost.record import PlainRecord, Record
 from milepost.staging import FEW, SLOT_BYTES, Slots, Staging, Transfer
 from milepost.state import State, is_plain
+from milepost.storage.base import Stamp
 from milepost.store import layout, manifest
 from milepost.store.data import LeafData
 from milepost.store.known import Known
@@ -64,6 +65,7 @@ class Writer:
         self.store = store
         self.known = Known(store.storage)
         self._indexed: set[int] = set()
+        self._seen: Stamp | None = None  # `change` of the checkpoints when the newest was known
         self._cleaned = False
         # Reentrant, because a signal's handler may save in the midst of a save.
         self._turn = threading.RLock()
@@ -76,8 +78,8 @@ class Writer:
 
     def next_step(self) -> int:
         """One more than the highest step; 1 for the first."""
-        steps = self.store.steps
-        return steps[-1] + 1 if steps else 1
+        newest = self.store.newest_step()
+        return 1 if newest is None else newest + 1
 
     def save(
         self,
@@ -170,6 +172,11 @@ class Writer:
         """What this step holds is remembered: its manifest need not be read."""
         self._indexed.add(step)
 
+    def note_committed(self, step: int) -> None:
+        """As `note`, of a step that this writer has just committed."""
+        self.note(step)
+        self._seen = self.store.storage.change(layout.CHECKPOINTS)
+
     def index(self, found: Manifest) -> None:
         """Remember what a checkpoint holds, now that the live objects have its values."""
         with self._turn:
@@ -179,11 +186,15 @@ class Writer:
     def _index_known(self) -> None:
         """Remember what the newest checkpoint holds, whoever wrote it."""
         self.known.begin()
-        steps = self.store.steps
-        if steps and steps[-1] not in self._indexed:
+        seen = self.store.storage.change(layout.CHECKPOINTS)
+        if seen is not None and seen == self._seen:
+            return  # nobody else has saved since. If one has, only less is shared with it.
+        newest = self.store.newest_step()
+        self._seen = seen
+        if newest is not None and newest not in self._indexed:
             try:
-                self.known.read(self.store.manifest(steps[-1]), leaves=False)
-                self.note(steps[-1])
+                self.known.read(self.store.manifest(newest), leaves=False)
+                self.note(newest)
             except (DamagedError, VersionError):
                 pass  # nothing is shared with a checkpoint that cannot be read
 
@@ -198,13 +209,7 @@ class Writer:
         """Before the first save: remove what dead writers left."""
         if not self._cleaned:
             self._cleaned = True
-            self.when_alone(lambda: remove_leftovers(self.store))
-
-    def when_alone(self, action: Callable[[], None]) -> None:
-        """Do something that may remove data, unless another writer is at work."""
-        with self.store.storage.lock(exclusive=True, wait=False) as alone:
-            if alone:
-                action()
+            remove_leftovers(self.store)
 
 
 class _Save:
@@ -241,9 +246,9 @@ class _Save:
                     store.storage.delete([data.pack.name])
                 raise
             data.remember()  # only now: a pack that is discarded must not be found
-            self._writer.note(step)
+            self._writer.note_committed(step)
         if self._overwrite:
-            self._writer.when_alone(lambda: remove_replaced(store, step))
+            remove_replaced(store, step)
         report = SaveReport(
             step,
             store.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,14 +102,41 @@ class StorageTests:
 
     def test_what_is_not_there_is_not_found(self, storage: Storage) -> None:
         assert storage.list("nothing") == []
+        assert storage.last("nothing") is None
         with pytest.raises(PathNotFoundError):
             storage.open("data/nothing")
+
+    def test_a_stamp_tells_what_was_replaced(self, storage: Storage) -> None:
+        assert dict(storage.stamps("data")) == {}
+        storage.write("data/a", [b"one"], 3)
+        storage.write("data/b", [b"one"], 3)
+        before = dict(storage.stamps("data"))
+        assert set(before) == {"a", "b"}
+        assert dict(storage.stamps("data")) == before
+        storage.replace("data/b", [b"two"], 3)
+        after = dict(storage.stamps("data"))
+        assert after["a"] == before["a"]
+        assert after["b"] != before["b"]
+        storage.delete(["data/b"])
+        storage.write("data/b", [b"one"], 3)
+        assert storage.stamps("data")["b"] not in (before["b"], after["b"])
+
+    def test_a_change_shows(self, storage: Storage) -> None:
+        storage.write("data/a", [b"one"], 3)
+        before = storage.change("data")
+        assert before is None or storage.change("data") == before
+        time.sleep(0.02)
+        storage.write("data/b", [b"one"], 3)
+        after = storage.change("data")
+        assert after is None or after != before
 
     def test_delete(self, storage: Storage) -> None:
         storage.write("data/a", [b"a"], 1)
         storage.write("data/b", [b"b"], 1)
+        assert storage.last("data") == "b"
         storage.delete(["data/a", "data/never-was"])
         assert storage.list("data") == ["b"]
+        assert storage.last("data") == "b"
 
     def test_what_is_open_can_be_read_after_it_is_deleted(self, storage: Storage) -> None:
         storage.write("data/a", [b"still there"], 11)
