@@ -8,6 +8,7 @@ import sys
 import click
 
 import milepost
+from milepost.cli.bench import bench
 from milepost.cli.convert import convert
 from milepost.cli.demo import demo
 from milepost.cli.diff import diff
@@ -32,7 +33,7 @@ def cli() -> None:
     """
 
 
-for command in (log, show, diff, verify, scan, convert, import_, predict, demo):
+for command in (log, show, diff, verify, scan, convert, import_, predict, bench, demo):
     cli.add_command(command)
 
 
