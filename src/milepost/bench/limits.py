@@ -21,6 +21,7 @@ from milepost.storage.filesystem import OperatingSystem
 
 THREADS = 2  # more do not make a disk or a memory faster
 PIECE_BYTES = 16 << 20
+_READ_BYTES = 4 << 20  # so that both threads have some of 16 MB
 T = TypeVar("T")
 
 
@@ -79,7 +80,8 @@ def read(path: str, targets: Sequence[Array]) -> float:
     position = 0
     for target in targets:
         view = byte_view(target)
-        pieces += [(position + start, view[start:stop]) for start, stop in _pieces(len(view))]
+        parts = _pieces(len(view), _READ_BYTES)
+        pieces += [(position + start, view[start:stop]) for start, stop in parts]
         position += len(view)
     handle = fs.open(path)
 
