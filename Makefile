@@ -5,7 +5,8 @@
 #   make lint    format, style, types, layers
 #   make sweep   the long tests, which `make test` leaves out
 #   make fuzz    every format, changed 200,000 times at random and as many times guided: hours
-#   make bench   milepost beside its peers, on this machine
+#   make bench   milepost beside its peers and the limits of this machine: docs/benchmarks.md;
+#                BENCH=small in a few minutes, to see that it works, in build/bench/small
 
 PYTHON ?= python3
 VENV := .venv
@@ -42,12 +43,10 @@ lint: $(VENV)/dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+BENCH ?= full
+
 bench: $(VENV)/bench
-	$(BIN)/python benchmarks/speed.py
-	$(BIN)/python benchmarks/saving.py
-	$(BIN)/python benchmarks/growth.py
-	$(BIN)/python benchmarks/crash.py
-	$(BIN)/python benchmarks/change.py
+	$(BIN)/python benchmarks/run.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) build dist

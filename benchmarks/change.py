@@ -1,6 +1,6 @@
 """One table: a checkpoint is loaded into a model that has changed since. What happens?
 
-    python benchmarks/change.py --output change.md
+    python benchmarks/change.py --json build/change.json
 
 Two changes: the last layer is wider, so that shapes differ, or there is one layer more, so
 that some of its arrays were never saved. Every array of the changed model has values of its
@@ -12,9 +12,8 @@ that was saved, and safetensors leaves what to load where to its user.
 
 from __future__ import annotations
 
-import argparse
+import json
 import os
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+import measuring
 import peers
 
 WIDTHS = [64, 32, 16, 8]
@@ -44,6 +44,7 @@ LOADERS: dict[str, Any] = {kind.name: kind for kind in [*_TORCH, *_OTHERS]}
 
 def outcome(name: str, widths: list[int], folder: str) -> str:
     """What a load does to a model of `widths`, in words."""
+    os.mkdir(folder)
     saved = LOADERS[name]()
     saved.prepare(WIDTHS)
     saved.fill(1)
@@ -63,25 +64,23 @@ def outcome(name: str, widths: list[int], folder: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--output", help="a file that the table is written to, too")
-    parser.add_argument("--one", choices=LOADERS, help="this one only, one outcome a line")
+    parser = measuring.parser(__doc__, rounds=1, megabytes=0)
+    parser.add_argument("--one", choices=LOADERS, help="this one only, as JSON")
     options = parser.parse_args()
     if options.one:
         warnings.simplefilter("ignore")
-        for widths in CHANGES.values():
-            with tempfile.TemporaryDirectory() as folder:
-                print(outcome(options.one, widths, folder))
+        with tempfile.TemporaryDirectory() as folder:
+            found = [
+                outcome(options.one, widths, f"{folder}/{i}")
+                for i, widths in enumerate(CHANGES.values())
+            ]
+        print(json.dumps(found))
         return
-    lines = [peers.machine(), "", f"| | {' | '.join(CHANGES)} |", "| --- " * 3 + "|"]
-    for name, kind in LOADERS.items():
-        command = [sys.executable, __file__, "--one", name]
-        environment = os.environ | peers.ENVIRONMENT
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, env=environment, check=True, text=True
-        )
-        lines.append(f"| {' | '.join([kind.title, *done.stdout.splitlines()[-2:]])} |")
-    peers.publish("\n".join(lines), options.output)
+    rows = [
+        [kind.title, *measuring.in_process(__file__, name, options, options.folder)]
+        for name, kind in LOADERS.items()
+    ]
+    measuring.publish(__file__, options, measuring.markdown(["", *CHANGES], rows))
 
 
 if __name__ == "__main__":

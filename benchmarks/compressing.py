@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 import milepost
-import peers
+from measuring import machine
 
 Bits = npt.NDArray[Any]  # flat, uint32 or uint16: what a float is made of
 PACKAGES = "milepost zstandard blosc2 pcodec zipnn openzl numpy"
@@ -485,7 +485,7 @@ def table(results: Results, counts: dict[str, int], layers: list[int]) -> str:
         "`early` and `late` are of the differences alone; whole runs are of everything, and what",
         "is a difference to nothing is `rotated, zstd-H`. Only what changed is counted.",
         f"Layers {', '.join(map(str, layers))} of the transformer, and all else.{absent}",
-        peers.machine(PACKAGES),
+        machine(PACKAGES),
     ]
     for run in counts:
         text += parts_table(results, run)
@@ -503,7 +503,10 @@ def main() -> None:
     found = {path.name: path for path in sorted(Path(options.runs).iterdir()) if path.is_dir()}
     for run in options.only or found:
         counts[run] = measure_run(results, found[run], options.layers)
-    peers.publish(table(results, counts, options.layers), options.output)
+    text = table(results, counts, options.layers)
+    print(text)
+    if options.output:
+        Path(options.output).write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """One table: a saved model is overwritten, and the saving process killed. What is left?
 
-    python benchmarks/crash.py --output crash.md
+    python benchmarks/crash.py --json build/crash.json
 
 Every contestant saves a version (the old one), then another to the same place (the new one),
 and is sent SIGKILL at a random moment of the second save. Then a process of its own loads
@@ -19,8 +19,9 @@ operating system stays and is written in the end, in order. After a loss of powe
 be: a tool that never syncs looks as safe here as one that does. It draws moments, too, and a
 short window of danger can be missed: a 0 says "rare", a proof is to stop at every system call.
 
-Each contestant is one process that only imports; the saving and the loading ones are forked
-from it, for the frameworks start no threads before their first use. Linux only, for that.
+`--rounds` is how often each is killed. Each contestant is one process that only imports; the
+saving and the loading ones are forked from it, for the frameworks start no threads before their
+first use. Linux only, for that.
 """
 
 from __future__ import annotations
@@ -33,9 +34,7 @@ import random
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 import traceback
 import warnings
@@ -45,6 +44,7 @@ from typing import Any
 
 import numpy as np
 
+import measuring
 import peers
 
 # Seeds of the values: random, because equal ones would be nothing to write for a tool that
@@ -188,7 +188,7 @@ class Arena:
 
 def contest(name: str, options: argparse.Namespace) -> dict[str, float]:
     """All kills of one contestant: how many had which outcome, and how long a save takes."""
-    arena = Arena(name, options.folder, round(options.megabytes * 1e6))
+    arena = Arena(name, options.folder, measuring.nbytes_of(options))
     times = []
     for _ in range(UNDISTURBED):
         seconds = arena.overwrite(None)
@@ -198,7 +198,7 @@ def contest(name: str, options: argparse.Namespace) -> dict[str, float]:
     usual = statistics.median(times)
     chance = random.Random(options.seed)
     outcomes: Counter[str] = Counter()
-    for _ in range(options.kills):
+    for _ in range(options.rounds):
         if any(arena.overwrite(chance.uniform(0, usual)) is None for _ in range(DRAWS)):
             outcomes[arena.outcome()] += 1
     shutil.rmtree(arena.folder)
@@ -207,26 +207,18 @@ def contest(name: str, options: argparse.Namespace) -> dict[str, float]:
 
 def table(results: dict[str, dict[str, float]], options: argparse.Namespace) -> str:
     """The results in Markdown, with what a reader needs to know to repeat them."""
-    lines = [
-        f"{options.megabytes:.0f} MB of state, seed {options.seed}. {peers.machine()}",
-        "",
-        "| | kills | old | new | mixed | lost | undisturbed save |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    head = ["", "kills", "old", "new", "mixed", "lost", "undisturbed save"]
+    rows = []
     for name, result in results.items():
         counts = [int(result[outcome]) for outcome in OUTCOMES]
         cells = [CONTESTANTS[name].title, sum(counts), *counts, f"{result['seconds']:.2f} s"]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    note = f"{options.megabytes:.0f} MB of state, seed {options.seed}."
+    return f"{note}\n\n{measuring.markdown(head, rows)}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=30, help="of each contestant")
-    parser.add_argument("--megabytes", type=float, default=50, help="size of the state")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
-    parser.add_argument("--folder", default=tempfile.gettempdir(), help="left as it was")
-    parser.add_argument("--output", help="a file that the table is written to, too")
+    parser = measuring.parser(__doc__, rounds=30, megabytes=50)
     parser.add_argument("--one", choices=CONTESTANTS, help="this contestant only, as JSON")
     options = parser.parse_args()
     if options.one:
@@ -234,16 +226,11 @@ def main() -> None:
         print(json.dumps(contest(options.one, options)))
         return
     results = {}
-    with tempfile.TemporaryDirectory(dir=options.folder, prefix="crash-") as own:
+    with measuring.scratch(options) as folder:
         for name in CONTESTANTS:
             print(name, file=sys.stderr)
-            command = [sys.executable, __file__, "--one", name, "--folder", own]
-            for option in ("kills", "megabytes", "seed"):
-                command += [f"--{option}", str(getattr(options, option))]
-            environment = os.environ | peers.ENVIRONMENT
-            done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=True)
-            results[name] = json.loads(done.stdout.splitlines()[-1])
-    peers.publish(table(results, options), options.output)
+            results[name] = measuring.in_process(__file__, name, options, folder)
+    measuring.publish(__file__, options, table(results, options), samples=results)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ import warnings
 from collections.abc import Iterable
 
 import formats_show
-import peers
+import measuring
 from formats_files import HOSTILE, SECRET, SOUND, STATE, WITNESS, Maker
 from formats_tools import READERS, Reader, numbers, scanners
 
@@ -111,7 +111,7 @@ def read_all(files: Iterable[str], folder: str) -> dict[str, dict[str, str]]:
     for number, reader in enumerate(READERS):
         print(reader.title, file=sys.stderr)
         command = [sys.executable, __file__, "--reader", str(number), *listed]
-        environment = os.environ | peers.ENVIRONMENT
+        environment = os.environ | measuring.ENVIRONMENT
         done = subprocess.run(
             command, stdout=subprocess.PIPE, env=environment, check=True, cwd=folder
         )
@@ -212,11 +212,11 @@ def main() -> None:
     if options.reader is not None:
         read_here(READERS[options.reader], options.files)
         return
-    os.environ.update(peers.ENVIRONMENT)
+    os.environ.update(measuring.ENVIRONMENT)
     # First, while this process is small: a child's peak of memory counts from its parent's.
     if "show" in options.only:
         table = formats_show.table(options.folder, options.rounds)
-        publish("large files", f"{peers.machine()}\n\n{table}", options.write)
+        publish("large files", f"{measuring.machine()}\n\n{table}", options.write)
     if "files" in options.only:
         with tempfile.TemporaryDirectory(dir=options.folder, prefix="formats-") as folder:
             sound, hostile = make(SOUND, folder, "sound"), make(HOSTILE, folder, "hostile")

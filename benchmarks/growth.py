@@ -1,6 +1,6 @@
 """One table: what milepost costs as a store grows, from 10 checkpoints to 10,000.
 
-    python benchmarks/growth.py --output growth.md --json growth.json
+    python benchmarks/growth.py --json build/bench/full/growth.json
 
 One run of saves makes the stores: of a state of 4 MB in 20 arrays, of which one small one
 changes between saves; the store is copied when it has 10 checkpoints, 100, 1,000 and 10,000.
@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
-import os
 import random
 import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click.testing
 import numpy as np
 
+import measuring
 import milepost
 from milepost import Checkpoint, CheckpointManager, KeepBest, KeepEvery
 from milepost.cli.log import log
@@ -131,18 +130,27 @@ def measure(runs: list[Run], rounds: int, seed: int) -> list[list[list[float]]]:
 
 
 def table(sizes: list[int], seconds: list[list[list[float]]], options: argparse.Namespace) -> str:
-    lines = [
+    note = (
         f"{NBYTES / 1e6:.0f} MB of state in {LEAVES} arrays. Milliseconds, median of "
-        f"{options.rounds} rounds, and the ratio to the smallest store; seed {options.seed}.",
-        "",
-        "| checkpoints | " + " | ".join(f"{size:,}" for size in sizes) + " |",
-        "| --- |" + " ---: |" * len(sizes),
-    ]
+        f"{options.rounds} rounds, and the ratio to the smallest store; seed {options.seed}."
+    )
+    rows = []
     for (title, _), row in zip(ROWS, seconds, strict=True):
         middles = [statistics.median(found) for found in row]
-        cells = [f"{middle * 1e3:.1f} ({middle / middles[0]:.2f})" for middle in middles]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([title, *(f"{1e3 * m:.1f} ({m / middles[0]:.2f})" for m in middles)])
+    head = ["checkpoints", *(f"{size:,}" for size in sizes)]
+    return f"{note}\n\n{measuring.markdown(head, rows)}"
+
+
+def goals(seconds: list[list[list[float]]]) -> dict[str, Any]:
+    """The worst ratio of the largest store to the smallest, of all but `log` of everything."""
+    ratios = {
+        title: statistics.median(row[-1]) / statistics.median(row[0])
+        for (title, action), row in zip(ROWS, seconds, strict=True)
+        if action is not Run.log  # which has more to list
+    }
+    worst = max(ratios, key=lambda title: ratios[title])
+    return {"growth": measuring.goal(ratios[worst], f"{ratios[worst]:.2f}x at most: {worst}")}
 
 
 def main() -> None:
@@ -151,24 +159,17 @@ def main() -> None:
     parser.add_argument("--sizes", default="10,100,1000,10000", help="of the stores, ascending")
     parser.add_argument("--seed", type=int, default=0, help="of the order")
     parser.add_argument("--folder", default=".", help="on the disk to measure; left as it was")
-    parser.add_argument("--output", help="a file that the table is written to, too")
-    parser.add_argument("--json", help="a file that all seconds are written to")
+    parser.add_argument("--json", help="a file for the results, from which report.py makes a page")
     options = parser.parse_args()
     sizes = [int(size) for size in options.sizes.split(",")]
-    with tempfile.TemporaryDirectory(dir=os.path.abspath(options.folder), prefix=".growth-") as own:
-        # Many files come and go here: none of them may end up in a commit made meanwhile.
-        (Path(own) / ".gitignore").write_text("*\n", encoding="utf-8")
+    with measuring.scratch(options) as own:
         seconds = measure(build(Path(own), sizes), options.rounds, options.seed)
+    samples = {
+        title: dict(zip(map(str, sizes), row, strict=True))
+        for (title, _), row in zip(ROWS, seconds, strict=True)
+    }
     text = table(sizes, seconds, options)
-    print(text)
-    if options.output:
-        Path(options.output).write_text(text + "\n", encoding="utf-8")
-    if options.json:
-        rows = {
-            title: dict(zip(map(str, sizes), row, strict=True))
-            for (title, _), row in zip(ROWS, seconds, strict=True)
-        }
-        Path(options.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    measuring.publish(__file__, options, text, samples=samples, goals=goals(seconds))
 
 
 if __name__ == "__main__":

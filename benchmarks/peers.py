@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
+import importlib.util
 import math
-import os
-import platform
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -16,17 +14,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
 
-# Must be set before the frameworks are imported, which only the measuring processes do.
-ENVIRONMENT = {
-    "KERAS_BACKEND": "tensorflow",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-    "CUDA_VISIBLE_DEVICES": "",
-    "JAX_PLATFORMS": "cpu",
-}
-PACKAGES = "milepost torch safetensors tensorflow tensorflow-cpu keras orbax-checkpoint jax numpy"
 # Widths of a stack of dense layers, relative: tensors from a few hundred bytes to 25 MB.
 WIDTHS = (8, 1, 4, 1, 4, 1, 4, 1, 2, 2, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.125)
-PIECE = 16 << 20
 
 
 def layer_widths(nbytes: int) -> list[int]:
@@ -67,6 +56,7 @@ class Peer:
     name: str
     title: str
     module: str  # imported as `self.tool`
+    saves = True  # or reads what another tool saves
     durable = False  # whether `save` returns only when a loss of power costs nothing
 
     def __init__(self) -> None:
@@ -121,6 +111,16 @@ class Milepost(TorchPeer):
         checkpoint.restore(f"{folder}/store")
 
 
+class MilepostBackground(Milepost):
+    """Its save returns once the state is copied, and is waited for here."""
+
+    name, title = "milepost-background", "`milepost.Checkpoint`, in the background"
+
+    def save(self, folder: str) -> None:
+        checkpoint = self.tool.Checkpoint(model=self.model, optimizer=self.optimizer)
+        checkpoint.save(f"{folder}/store", background=True).wait()
+
+
 class TorchSave(TorchPeer):
     name, title, module = "torch", "`torch.save` / `torch.load`", "torch"
 
@@ -147,6 +147,47 @@ class Safetensors(TorchPeer):
         loaded = self.tool.load_file(f"{folder}/state.safetensors")
         for name, tensor in self.tensors().items():
             tensor.copy_(loaded[name])
+
+
+class FastSafetensors(Safetensors):
+    """Reads with several threads, into memory of its own; without a GPU it has no other gain."""
+
+    name, title = "fastsafetensors", "`fastsafetensors`"
+    saves = False
+
+    def load(self, folder: str) -> None:
+        fast = importlib.import_module("fastsafetensors")
+        files = [f"{folder}/state.safetensors"]
+        with fast.fastsafe_open(filenames=files, nogds=True, device="cpu") as file:
+            for name, tensor in self.tensors().items():
+                tensor.copy_(file.get_tensor(name))
+
+
+class RunAI(Safetensors):
+    """Streams tensors in the order in which they were read, from several threads."""
+
+    name, title = "runai", "Run:ai model streamer"
+    saves = False
+
+    def load(self, folder: str) -> None:
+        runai = importlib.import_module("runai_model_streamer")
+        tensors = self.tensors()
+        with runai.SafetensorsStreamer() as streamer:
+            streamer.stream_file(f"{folder}/state.safetensors")
+            for name, tensor in streamer.get_tensors():
+                tensors[name].copy_(tensor)
+
+
+class TorchSnapshot(TorchPeer):
+    name, title, module = "torchsnapshot", "`torchsnapshot`", "torchsnapshot"
+
+    def save(self, folder: str) -> None:
+        states = {"model": self.model, "optimizer": self.optimizer}
+        self.tool.Snapshot.take(f"{folder}/snapshot", states)
+
+    def load(self, folder: str) -> None:
+        states = {"model": self.model, "optimizer": self.optimizer}
+        self.tool.Snapshot(f"{folder}/snapshot").restore(states)
 
 
 class DistributedCheckpoint(TorchPeer):
@@ -289,54 +330,19 @@ class Numpy(Peer):
             self.state = {name: file[name] for name in file.files}
 
 
-class Raw(Peer):
-    """The floor: what the disk, and a copy from the page cache, cost without any format."""
-
-    name, title, module = "raw", "floor: `os.write` / `readinto`", "os"
-
-    def prepare(self, widths: Sequence[int]) -> None:
-        self.array = np.zeros(sum(map(math.prod, state_shapes(widths))), np.float32)
-
-    def fill(self, seed: int | None) -> None:
-        self.array[...] = fresh(seed, 0, self.array.shape)
-
-    def arrays(self) -> list[Array]:
-        return [self.array]
-
-    def save(self, folder: str) -> None:
-        view = self.array.data.cast("B")
-        handle = os.open(f"{folder}/raw", os.O_CREAT | os.O_WRONLY)
-        while view:
-            view = view[os.write(handle, view[:PIECE]) :]
-        os.close(handle)
-
-    def load(self, folder: str) -> None:
-        view = self.array.data.cast("B")
-        with open(f"{folder}/raw", "rb", buffering=0) as file:
-            while view:
-                view = view[file.readinto(view[:PIECE]) :]
+_OURS = [Milepost, MilepostBackground, MilepostModel]
+_TORCH = [TorchSave, Safetensors, FastSafetensors, RunAI, DistributedCheckpoint, TorchSnapshot]
+_OTHERS = [KerasSave, TensorFlowCheckpoint, Orbax, Numpy]
+PEERS: dict[str, Any] = {peer.name: peer for peer in [*_OURS, *_TORCH, *_OTHERS]}
+OURS = [peer.name for peer in _OURS]
+# What does not install everywhere, and the package that it takes.
+OPTIONAL = {
+    "fastsafetensors": "fastsafetensors",
+    "runai": "runai_model_streamer",
+    "torchsnapshot": "torchsnapshot",
+}
 
 
-_TORCH = [Milepost, TorchSave, Safetensors, DistributedCheckpoint]
-_OTHERS = [MilepostModel, KerasSave, TensorFlowCheckpoint, Orbax, Numpy, Raw]
-PEERS: dict[str, Any] = {peer.name: peer for peer in [*_TORCH, *_OTHERS]}
-
-
-def publish(table: str, output: str | None) -> None:
-    """Print a table, and write it to a file if one is named."""
-    print(table)
-    if output:
-        with open(output, "w", encoding="utf-8") as file:
-            file.write(table + "\n")
-
-
-def machine(packages: str = PACKAGES) -> str:
-    """What a reader needs to know of the machine to repeat a measurement."""
-    installed = {
-        d.name.lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()
-    }
-    versions = [f"{name} {installed[name]}" for name in packages.split() if name in installed]
-    return (
-        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, {', '.join(versions)}."
-    )
+def missing() -> list[str]:
+    """The contestants whose package is not installed."""
+    return [name for name, module in OPTIONAL.items() if not importlib.util.find_spec(module)]

@@ -1,229 +1,314 @@
 """One table: what a save costs a training loop, beside the limits of the machine and the peers.
 
-    python benchmarks/saving.py --output saving.md
+    python benchmarks/saving.py --json build/saving.json
 
 A process makes one state (fp32 weights and Adam's moments, as `speed.py`) and saves it again
 and again; contestants take turns in random order, and between their turns every number of the
 state changes, or 1 % of its arrays, or none. The first round is not counted: it takes imports
-and the first touch of memory. The limits are what the machine can do at best: `O_DIRECT` from
-aligned buffers by two threads, then `fsync`; and a copy of the state by two threads into
-memory that was used before.
+and the first touch of memory. One process does so with PyTorch's tensors, another with JAX's
+arrays. What each contestant has written is removed before the next one's turn.
+
+Two times are taken: until the loop may go on, and until the save is durable, which for tools
+that do not sync is after `fsync` of all that they wrote.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import random
 import shutil
-import statistics
-import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
-
+import measuring
 import peers
-
-os.environ.update(peers.ENVIRONMENT)
-
-import safetensors.torch
-import torch
-
-import milepost
-from milepost.buffers import BLOCK, aligned
-from milepost.dtypes import byte_view
+from measuring import Samples, fastest, goal, median, span
+from milepost import Checkpoint
+from milepost.bench import limits
 from milepost.storage.local import LocalStorage
 from milepost.store import Store, prune
 
-dcp: Any = importlib.import_module("torch.distributed.checkpoint")
-
-PIECE = 16 << 20
-LIMIT, COPY = "limit: `O_DIRECT`, two threads, `fsync`", "limit: copy of the state, two threads"
 CHANGED, UNCHANGED, PART = "everything changed", "nothing changed", "1 % of the bytes changed"
+Times = tuple[float, float]  # seconds until the loop may go on, and until the save is durable
+
+
+def timed(action: Callable[[], Any], finish: Callable[[Any], object] | None = None) -> Times:
+    """Both times, from a moment at which the disk has nothing left to write."""
+    limits.settle()
+    began = time.perf_counter()
+    result = action()
+    returned = time.perf_counter()
+    if finish is not None:
+        finish(result)
+    return returned - began, time.perf_counter() - began
 
 
 class Contest:
     """One state, and everything that saves it."""
 
+    rows: ClassVar[dict[str, tuple[str, str]]] = {}  # method -> title, what has changed
+
     def __init__(self, folder: Path, nbytes: int) -> None:
-        self.folder = folder
-        shapes = peers.state_shapes(peers.layer_widths(nbytes))
-        self.state = {str(i): torch.from_numpy(peers.fresh(0, i, s)) for i, s in enumerate(shapes)}
-        self.copy = {name: tensor.clone() for name, tensor in self.state.items()}
-        self.nbytes = sum(tensor.nbytes for tensor in self.state.values())
-        self.buffers = [aligned(PIECE, BLOCK) for _ in range(2)]
-        for buffer in self.buffers:
-            buffer[:] = 1
-        self.checkpoint = milepost.Checkpoint(state=self.state)
-        self.number = 0
-        smallest = sorted(self.state, key=lambda name: self.state[name].nbytes)
-        self.part, size = [], 0
-        for name in smallest:
+        self.folder, self.store = folder, folder / "store"
+        self.shapes = peers.state_shapes(peers.layer_widths(nbytes))
+        self.arrays = [peers.fresh(0, i, shape) for i, shape in enumerate(self.shapes)]
+        self.nbytes = sum(array.nbytes for array in self.arrays)
+        self.checkpoint = Checkpoint(state=None)
+
+    @property
+    def path(self) -> str:
+        return str(self.folder / "other")
+
+    def change(self) -> None:
+        """Change every number of the state."""
+        raise NotImplementedError
+
+    def saved(self, save: Callable[[str], Any], finish: Callable[[Any], object]) -> Times:
+        """The times of a peer's save to a new path."""
+        self.change()
+        return timed(lambda: save(self.path), finish)
+
+    def synced(self, save: Callable[[str], Any], finish: Callable[[Any], object] = bool) -> Times:
+        """The same, durable by `fsync`."""
+
+        def finished(result: Any) -> None:
+            finish(result)
+            measuring.sync_all(self.path)
+
+        return self.saved(save, finished)
+
+    def milepost(self) -> Times:
+        self.change()
+        return timed(lambda: self.checkpoint.save(self.store))
+
+    def milepost_background(self) -> Times:
+        self.change()
+        return timed(
+            lambda: self.checkpoint.save(self.store, background=True), lambda save: save.wait()
+        )
+
+    def clean(self) -> None:
+        """Remove what a turn has left."""
+        if os.path.isdir(self.path):
+            shutil.rmtree(self.path)
+        elif os.path.exists(self.path):
+            os.unlink(self.path)
+        if self.store.exists():
+            prune(Store.open(LocalStorage(self.store)), lambda store: [])
+
+
+class Torch(Contest):
+    rows: ClassVar = {
+        "limit_direct": ("limit: write past the page cache, two threads, `fsync`", ""),
+        "limit_buffered": ("limit: write through the page cache, `fsync`", ""),
+        "milepost": ("`milepost`", CHANGED),
+        "safetensors": ("safetensors", CHANGED),
+        "torch_save": ("`torch.save`", CHANGED),
+        "dcp": ("`torch.distributed.checkpoint`", CHANGED),
+        "torchsnapshot": ("`torchsnapshot`", CHANGED),
+        "milepost_part": ("`milepost`", PART),
+        "milepost_unchanged": ("`milepost`", UNCHANGED),
+        "limit_copy": ("limit: copy of the state, two threads", ""),
+        "milepost_background": ("`milepost`, in the background", CHANGED),
+        "dcp_async": ("`torch.distributed.checkpoint.async_save`", CHANGED),
+        "torchsnapshot_async": ("`torchsnapshot`, `async_take`", CHANGED),
+    }
+
+    def __init__(self, folder: Path, nbytes: int) -> None:
+        super().__init__(folder, nbytes)
+        torch = importlib.import_module("torch")
+        self.tool: Any = torch
+        self.state = {str(i): torch.from_numpy(array) for i, array in enumerate(self.arrays)}
+        self.copies = [array.copy() for array in self.arrays]
+        self.buffers = limits.used_buffers()
+        self.checkpoint = Checkpoint(state=self.state)
+        self.part: list[str] = []
+        size = 0
+        for name in sorted(self.state, key=lambda name: self.state[name].nbytes):
             if size < self.nbytes // 100:
                 self.part.append(name)
                 size += self.state[name].nbytes
 
-    def change(self, names: list[str] | None = None) -> None:
-        """Change every number of these arrays, or of all."""
-        for name in self.state if names is None else names:
+    def change(self) -> None:
+        for tensor in self.state.values():
+            tensor.add_(1)
+
+    def limit_direct(self) -> Times:
+        return (limits.write(self.path, self.nbytes, self.buffers, direct=True),) * 2
+
+    def limit_buffered(self) -> Times:
+        return (limits.write(self.path, self.nbytes, self.buffers, direct=False),) * 2
+
+    def limit_copy(self) -> Times:
+        return (limits.copy(self.arrays, self.copies),) * 2
+
+    def milepost_unchanged(self) -> Times:
+        self.checkpoint.save(self.store)  # others have changed it meanwhile
+        return timed(lambda: self.checkpoint.save(self.store))
+
+    def milepost_part(self) -> Times:
+        self.checkpoint.save(self.store)
+        for name in self.part:
             self.state[name].add_(1)
+        return timed(lambda: self.checkpoint.save(self.store))
 
-    def path(self) -> str:
-        self.number += 1
-        return str(self.folder / str(self.number))
+    def safetensors(self) -> Times:
+        tool = importlib.import_module("safetensors.torch")
+        return self.synced(lambda path: tool.save_file(self.state, path))
 
-    # Each of the following returns the seconds that it took.
+    def torch_save(self) -> Times:
+        return self.synced(lambda path: self.tool.save(self.state, path))
 
-    def limit(self) -> float:
-        path = self.path()
+    def dcp(self) -> Times:
+        """It syncs its data itself, if not the names."""
+        tool = importlib.import_module("torch.distributed.checkpoint")
+        save = tool.save
+        return self.saved(lambda path: save(self.state, checkpoint_id=path, no_dist=True), bool)
 
-        def run() -> None:
-            handle = os.open(path, os.O_CREAT | os.O_WRONLY | getattr(os, "O_DIRECT", 0))
+    def dcp_async(self) -> Times:
+        tool = importlib.import_module("torch.distributed.checkpoint")
+        save = tool.async_save
+        return self.saved(
+            lambda path: save(self.state, checkpoint_id=path, no_dist=True),
+            lambda future: future.result(),
+        )
 
-            def write(number: int) -> None:
-                os.pwrite(handle, byte_view(self.buffers[number % 2]), number * PIECE)
+    def torchsnapshot(self) -> Times:
+        tool = importlib.import_module("torchsnapshot")
+        state = {"state": tool.StateDict(**self.state)}
+        return self.synced(lambda path: tool.Snapshot.take(path, state))
 
-            with ThreadPoolExecutor(2) as pool:
-                list(pool.map(write, range(self.nbytes // PIECE)))
-            os.fsync(handle)
-            os.close(handle)
-
-        return timed(run, path)
-
-    def copied(self) -> float:
-        def copy(name: str) -> None:
-            np.copyto(self.copy[name].numpy(), self.state[name].numpy())
-
-        def run() -> None:
-            with ThreadPoolExecutor(2) as pool:
-                list(pool.map(copy, self.state))
-
-        return timed(run)
-
-    def milepost(self) -> float:
-        self.change()
-        return timed(lambda: self.checkpoint.save(self.folder / "store"))
-
-    def milepost_unchanged(self) -> float:
-        self.checkpoint.save(self.folder / "store")  # others have changed it meanwhile
-        return timed(lambda: self.checkpoint.save(self.folder / "store"))
-
-    def milepost_part(self) -> float:
-        self.checkpoint.save(self.folder / "store")
-        self.change(self.part)
-        return timed(lambda: self.checkpoint.save(self.folder / "store"))
-
-    def milepost_background(self) -> float:
-        self.change()
-        seconds = timed(lambda: self.checkpoint.save(self.folder / "store", background=True))
-        self.checkpoint.wait()
-        return seconds
-
-    def safetensors(self) -> float:
-        self.change()
-        path = self.path()
-        return timed(lambda: safetensors.torch.save_file(self.state, path))
-
-    def safetensors_durable(self) -> float:
-        self.change()
-        path = self.path()
-        return timed(lambda: safetensors.torch.save_file(self.state, path), path)
-
-    def torch_durable(self) -> float:
-        self.change()
-        path = self.path()
-        return timed(lambda: torch.save(self.state, path), path)
-
-    def dcp(self) -> float:
-        self.change()
-        path = self.path()
-        return timed(lambda: dcp.save(self.state, checkpoint_id=path, no_dist=True))
+    def torchsnapshot_async(self) -> Times:
+        tool = importlib.import_module("torchsnapshot")
+        state = {"state": tool.StateDict(**self.state)}
+        return self.synced(
+            lambda path: tool.Snapshot.async_take(path, state), lambda pending: pending.wait()
+        )
 
 
-Row = tuple[str, str, Callable[[Contest], float]]
-ROWS: list[Row] = [
-    (LIMIT, "", Contest.limit),
-    ("`milepost`", CHANGED, Contest.milepost),
-    ("safetensors, then `fsync`", CHANGED, Contest.safetensors_durable),
-    ("`torch.save`, then `fsync`", CHANGED, Contest.torch_durable),
-    ("`torch.distributed.checkpoint`", CHANGED, Contest.dcp),
-    ("safetensors, not durable", CHANGED, Contest.safetensors),
-    ("`milepost`", PART, Contest.milepost_part),
-    ("`milepost`", UNCHANGED, Contest.milepost_unchanged),
-    (COPY, "", Contest.copied),
-    ("`milepost` in the background: blocked", CHANGED, Contest.milepost_background),
-]
+class Jax(Contest):
+    rows: ClassVar = {
+        "milepost": ("`milepost` (JAX)", CHANGED),
+        "orbax": ("Orbax `Checkpointer` (JAX)", CHANGED),
+        "milepost_background": ("`milepost`, in the background (JAX)", CHANGED),
+        "orbax_async": ("Orbax `StandardCheckpointer`, in the background (JAX)", CHANGED),
+    }
+
+    def __init__(self, folder: Path, nbytes: int) -> None:
+        super().__init__(folder, nbytes)
+        jax = importlib.import_module("jax")
+        self.orbax_module: Any = importlib.import_module("orbax.checkpoint")
+        self.jax: Any = jax
+        self.more = jax.jit(lambda state: jax.tree.map(lambda array: array + 1, state))
+        self.set({str(i): jax.numpy.array(array) for i, array in enumerate(self.arrays)})
+        self.arrays = []
+        tool = self.orbax_module
+        self.waiting = tool.Checkpointer(tool.StandardCheckpointHandler())
+        self.background = tool.StandardCheckpointer()
+
+    def set(self, state: Any) -> None:
+        self.state = self.checkpoint.state = self.jax.block_until_ready(state)
+
+    def change(self) -> None:
+        self.set(self.more(self.state))
+
+    def orbax(self) -> Times:
+        args = self.orbax_module.args.StandardSave
+        return self.synced(lambda path: self.waiting.save(path, args=args(self.state)))
+
+    def orbax_async(self) -> Times:
+        return self.synced(
+            lambda path: self.background.save(path, self.state),
+            lambda _: self.background.wait_until_finished(),
+        )
 
 
-def timed(action: Callable[[], object], synced: str | None = None) -> float:
-    """Seconds, from a moment at which the disk has nothing left to write; then maybe a sync."""
-    os.sync()
-    began = time.perf_counter()
-    action()
-    if synced is not None:
-        sync(synced)
-    return time.perf_counter() - began
+CONTESTS: dict[str, type[Contest]] = {"torch": Torch, "jax": Jax}
 
 
-def sync(path: str | Path) -> None:
-    """What it takes to be safe from a loss of power: the file, and the folder of its name."""
-    for name in (path, os.path.dirname(path)):
-        handle = os.open(name, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-
-
-def run(folder: Path, options: argparse.Namespace) -> tuple[int, list[list[float]]]:
-    contest = Contest(folder, round(options.megabytes * 1e6))
+def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    contest = CONTESTS[name](Path(options.folder), measuring.nbytes_of(options))
     chance = random.Random(options.seed)
-    seconds: list[list[float]] = [[] for _ in ROWS]
+    absent = tuple(peers.missing())
+    rows = [row for row in contest.rows if not row.startswith(absent)]
+    samples: Samples = {row: {"blocked": [], "durable": []} for row in rows}
     for number in range(options.rounds + 1):
-        for index in chance.sample(range(len(ROWS)), len(ROWS)):
-            found = ROWS[index][2](contest)
+        for row in chance.sample(rows, len(rows)):
+            blocked, durable = getattr(contest, row)()
+            contest.clean()
             if number:
-                seconds[index].append(found)
-        for path in folder.iterdir():
-            if path.name not in ("store", ".gitignore"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        prune(Store.open(LocalStorage(folder / "store")), lambda store: [])
-    return contest.nbytes, seconds
+                samples[row]["blocked"].append(blocked)
+                samples[row]["durable"].append(durable)
+    return {"nbytes": contest.nbytes, "samples": samples}
 
 
-def table(nbytes: int, seconds: list[list[float]], options: argparse.Namespace) -> str:
-    ours = statistics.median(seconds[1])
-    lines = [
-        f"{nbytes / 1e6:.0f} MB of state. Median of {options.rounds} rounds (lowest-highest), "
-        f"ratio to a durable save by milepost; seed {options.seed}.",
-        peers.machine(),
-        "",
-        "| | between saves | milliseconds | ratio |",
-        "| --- | --- | ---: | ---: |",
-    ]
-    for (title, change, _), found in zip(ROWS, seconds, strict=True):
-        middle = statistics.median(found)
-        span = f"{middle * 1e3:.0f} ({min(found) * 1e3:.0f}-{max(found) * 1e3:.0f})"
-        lines.append(f"| {title} | {change} | {span} | {middle / ours:.2f} |")
-    return "\n".join(lines)
+def title(row: str) -> tuple[str, str]:
+    contest, _, method = row.partition(".")
+    return CONTESTS[contest].rows[method]
+
+
+def table(nbytes: int, samples: Samples, options: argparse.Namespace) -> str:
+    ours = median(samples, "torch.milepost", "durable")
+    head = ["", "between saves", "the loop waits, ms", "durable after, ms", "ratio"]
+    rows = []
+    for row, found in samples.items():
+        is_limit = row.startswith("torch.limit")
+        waits = "" if is_limit else span(found["blocked"], digits=1)
+        ratio = f"{median(samples, row, 'durable') / ours:.2f}"
+        rows.append([*title(row), waits, span(found["durable"]), ratio])
+    note = (
+        f"{nbytes / 1e6:.0f} MB of state. Median of {options.rounds} rounds (lowest-highest); the "
+        f"ratio is of the second time, to a durable save by milepost; seed {options.seed}."
+    )
+    return f"{note}\n\n{measuring.markdown(head, rows)}"
+
+
+def goals(samples: Samples) -> dict[str, Any]:
+    """What of goals.py these samples tell."""
+
+    def of(row: str, column: str = "durable") -> float:
+        return median(samples, row, column) * 1e3
+
+    full = [f"torch.{name}" for name in ("safetensors", "torch_save", "dcp", "torchsnapshot")]
+    peer = fastest(samples, full, "durable")
+    theirs = f"{title(peer)[0]}, durable, {of(peer):.0f} ms"
+    ours, limit, dcp = of("torch.milepost"), of("torch.limit_direct"), of("torch.dcp")
+    blocked, copy = of("torch.milepost_background", "blocked"), of("torch.limit_copy")
+    jax = of("jax.milepost_background", "blocked")
+    found = {
+        "save_limit": goal(limit / ours, f"{limit / ours:.2f}: {ours:.0f} ms of {limit:.0f} ms"),
+        "save_peer": goal(of(peer) / ours, f"{of(peer) / ours:.2f}x: {ours:.0f} ms; {theirs}"),
+        "save_dcp": goal(dcp / ours, f"{dcp / ours:.2f}x: {ours:.0f} ms; {dcp:.0f} ms"),
+        "blocked": goal(blocked / copy, f"{blocked / copy:.2f}x: {blocked:.0f} ms; {copy:.0f} ms"),
+        "blocked_jax": goal(jax, f"{jax:.1f} ms"),
+    }
+    for key in ("unchanged", "part"):
+        seconds = of(f"torch.milepost_{key}")
+        ratio = of(peer) / seconds
+        found[key] = goal(ratio, f"{ratio:.1f}x: {seconds:.0f} ms; {theirs}")
+    return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--megabytes", type=float, default=1000, help="size of the state")
-    parser.add_argument("--seed", type=int, default=0, help="of the order")
-    parser.add_argument("--folder", default=".", help="on the disk to measure; left as it was")
-    parser.add_argument("--output", help="a file that the table is written to, too")
+    parser = measuring.parser(__doc__, rounds=9, megabytes=1000)
+    parser.add_argument("--one", choices=CONTESTS, help="one state only, as JSON")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=os.path.abspath(options.folder), prefix=".saving-") as own:
-        # Large files come and go here: none of them may end up in a commit made meanwhile.
-        (Path(own) / ".gitignore").write_text("*\n", encoding="utf-8")
-        results = run(Path(own), options)
-    peers.publish(table(*results, options), options.output)
+    if options.one:
+        os.environ.update(measuring.ENVIRONMENT)
+        print(json.dumps(run(options.one, options)))
+        return
+    samples: Samples = {}
+    for name in CONTESTS:
+        with measuring.scratch(options) as folder:
+            found = measuring.in_process(__file__, name, options, folder)
+        samples |= {f"{name}.{row}": columns for row, columns in found["samples"].items()}
+    text = table(found["nbytes"], samples, options)
+    measuring.publish(__file__, options, text, samples=samples, goals=goals(samples))
 
 
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ import milepost
 def test_version_and_help(cli):
     assert cli("--version").out == f"milepost, version {milepost.__version__}\n"
     out = cli("--help").out
-    for command in ("log", "show", "diff", "verify", "scan", "convert", "import", "demo"):
+    for command in ("log", "show", "diff", "verify", "scan", "convert", "import", "bench", "demo"):
         assert f"\n  {command} " in out
 
 
 @pytest.mark.parametrize(
-    "command", ["log", "show", "diff", "verify", "scan", "convert", "import", "demo"]
+    "command", ["log", "show", "diff", "verify", "scan", "convert", "import", "bench", "demo"]
 )
 def test_every_command_has_json_and_examples(cli, command):
     out = cli(command, "--help").out

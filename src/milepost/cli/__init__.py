@@ -8,6 +8,7 @@ import sys
 import click
 
 import milepost
+from milepost.cli.bench import bench
 from milepost.cli.compact import compact
 from milepost.cli.convert import convert
 from milepost.cli.demo import demo
@@ -33,7 +34,8 @@ def cli() -> None:
     """
 
 
-for command in (log, show, diff, verify, compact, scan, convert, import_, predict, demo):
+COMMANDS = (log, show, diff, verify, compact, scan, convert, import_, predict, bench, demo)
+for command in COMMANDS:
     cli.add_command(command)
 
 
