@@ -194,7 +194,7 @@ def publish(
         return
     document = {
         "program": os.path.basename(program).removesuffix(".py"),
-        "options": {k: v for k, v in vars(options).items() if k not in ("json", "one")},
+        "options": {k: str(v) for k, v in vars(options).items() if k not in ("json", "one")},
         "machine": machine(),
         "table": table,
         "samples": samples or {},

@@ -142,7 +142,7 @@ def _decode_encoding(item: Any, checksum: Any, nbytes: int, depth: int) -> Encod
     width, low, stored = item["width"], item["low"], item["bytes"]
     if type(width) is not int or width not in _WIDTHS or nbytes % width:
         raise TypeError(f"{shown(width)} is no width of elements of {nbytes} bytes")
-    if type(low) is not int or low not in (0, *_WIDTHS) or low >= width:
+    if type(low) is not int or low not in (0, 2, 4) or low >= width:
         raise TypeError(f"{shown(low)} of {width} bytes cannot be kept together")
     if not is_size(stored) or nbytes > min(MAX_BYTES, MAX_RATIO * stored):
         raise DamagedError(f"{nbytes} bytes cannot be encoded in {shown(stored)}")

@@ -6,18 +6,29 @@ cache, so that no more than a few blocks are held beside the result, however dee
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from milepost import digest
+from milepost.buffers import ALIGNMENT, Buffers
 from milepost.chunk import Chunk
 from milepost.dtypes import Array, byte_view
-from milepost.encodings.planes import BLOCK, Planes, stream_lengths, table_bytes
+from milepost.encodings.planes import (
+    BLOCK,
+    WIDTHS,
+    Planes,
+    planes_of,
+    stream_lengths,
+    table_bytes,
+)
 from milepost.errors import DamagedError
 from milepost.source import ByteSource, fill_exactly
 
 _CHECKED_BYTES = 1 << 20
+_BLOCK_BYTES = BLOCK * max(WIDTHS)
+_MEMORY = Buffers(8, ALIGNMENT)  # for two threads, and two chunks that stand on one another
 
 
 def decode_into(files: Sequence[ByteSource], chunk: Chunk, target: memoryview) -> None:
@@ -61,45 +72,47 @@ def check(files: Sequence[ByteSource], chunk: Chunk) -> None:
 
 def _blocks(files: Sequence[ByteSource], chunk: Chunk, width: int) -> Iterator[Array]:
     """The elements of a chunk, block after block, in memory that the next block uses again."""
-    if chunk.is_encoded:
-        yield from _decoded(files, chunk, None)
-        return
-    memory = np.empty(BLOCK, f"<u{width}")
-    assert chunk.checksum is not None
-    running = digest.Running(chunk.checksum)
-    for start in range(0, chunk.nbytes, memory.nbytes):
-        block = memory[: (chunk.nbytes - start) // width]
-        fill_exactly(files[chunk.file], chunk.position + start, byte_view(block))
-        running.update(byte_view(block))
-        yield block
-    if running.value != chunk.checksum:
-        raise _damaged(files, chunk, f"expected {chunk.checksum}, found {running.value}")
+    with _memory() as memory:
+        elements = memory[: BLOCK * width].view(f"<u{width}")
+        if chunk.is_encoded:
+            yield from _decoded(files, chunk, elements)
+            return
+        assert chunk.checksum is not None
+        running = digest.Running(chunk.checksum)
+        for start in range(0, chunk.nbytes, elements.nbytes):
+            block = elements[: (chunk.nbytes - start) // width]
+            fill_exactly(files[chunk.file], chunk.position + start, byte_view(block))
+            running.update(byte_view(block))
+            yield block
+        if running.value != chunk.checksum:
+            raise _damaged(files, chunk, f"expected {chunk.checksum}, found {running.value}")
 
 
-def _decoded(files: Sequence[ByteSource], chunk: Chunk, out: Array | None) -> Iterator[Array]:
-    """As `_blocks`, of one that is encoded; into `out`, if that is given."""
+def _decoded(files: Sequence[ByteSource], chunk: Chunk, out: Array) -> Iterator[Array]:
+    """As `_blocks`, of one that is encoded: one after another in `out`, or each at its start."""
     encoding = chunk.encoding
     assert encoding is not None
-    most = min(BLOCK, chunk.nbytes // encoding.width)
-    planes = Planes(encoding.width, encoding.low, most)
+    planes = planes_of(encoding.width, encoding.low)
     bases = None if encoding.base is None else _blocks(files, encoding.base, encoding.width)
-    memory = np.empty(most, planes.dtype)
-    start = 0
+    count = chunk.nbytes // encoding.width
     try:
-        for streams in _streams(files[chunk.file], chunk, planes):
-            count = min(BLOCK, chunk.nbytes // encoding.width - start)
-            block = memory[:count] if out is None else out[start : start + count]
-            base = None if bases is None else next(bases)
-            planes.decode(streams, base, block)
-            yield block
-            start += count
+        with _memory() as memory:
+            streams = _streams(files[chunk.file], chunk, planes, byte_view(memory))
+            for start, found in zip(range(0, count, BLOCK), streams, strict=True):
+                at = start if len(out) == count else 0
+                block = out[at : at + min(BLOCK, count - start)]
+                base = None if bases is None else next(bases)
+                planes.decode(found, base, block)
+                yield block
         if bases is not None and next(bases, None) is not None:
             raise ValueError("its base is longer")
     except (ValueError, StopIteration) as error:
         raise _damaged(files, chunk, f"it cannot be decoded ({error})") from None
 
 
-def _streams(file: ByteSource, chunk: Chunk, planes: Planes) -> Iterator[list[memoryview]]:
+def _streams(
+    file: ByteSource, chunk: Chunk, planes: Planes, memory: memoryview
+) -> Iterator[list[memoryview]]:
     """The streams of each block; what was read is checked once all are."""
     encoding = chunk.encoding
     assert encoding is not None
@@ -111,9 +124,7 @@ def _streams(file: ByteSource, chunk: Chunk, planes: Planes) -> Iterator[list[me
     position += len(table)
     if len(table) < table_bytes(planes, chunk.nbytes):
         raise ValueError("it has no room for its table")
-    lengths = stream_lengths(table, planes, chunk.nbytes, end - position)
-    memory = memoryview(bytearray(max(map(sum, lengths), default=0)))
-    for row in lengths:
+    for row in stream_lengths(table, planes, chunk.nbytes, end - position):
         data = memory[: sum(row)]
         fill_exactly(file, position, data)
         running.update(data)
@@ -124,6 +135,16 @@ def _streams(file: ByteSource, chunk: Chunk, planes: Planes) -> Iterator[list[me
     running.update(padding)
     if running.value != encoding.checksum:
         raise ValueError(f"expected {encoding.checksum}, found {running.value}")
+
+
+@contextlib.contextmanager
+def _memory() -> Iterator[Array]:
+    """Memory for a block of the widest elements, or for what it is encoded as."""
+    memory = _MEMORY.take(_BLOCK_BYTES)
+    try:
+        yield memory
+    finally:
+        _MEMORY.give(memory)
 
 
 def _cut(data: memoryview, lengths: Sequence[int]) -> list[memoryview]:

@@ -7,7 +7,7 @@ it. The checksum (XXH3, 64 bits) is what every read checks, because it costs nex
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import blake3
@@ -32,6 +32,14 @@ def digest(data: Buffer, threads: int | None = None) -> str:
 def checksum(data: Buffer) -> str:
     """The XXH3 (64-bit) checksum of `data`: `"xxh3:"` and 16 hexadecimal digits."""
     return "xxh3:" + xxhash.xxh3_64_hexdigest(data)
+
+
+def checksum_of(parts: Iterable[Buffer]) -> str:
+    """The checksum of data that comes in parts."""
+    running = Running("xxh3")
+    for part in parts:
+        running.update(part)
+    return running.value
 
 
 class Running:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from milepost import decoding, digest
 from milepost.chunk import PLANES, Chunk, Encoding, check_place, decode, encode
-from milepost.encodings.planes import BLOCK, Planes, blocks, joined
+from milepost.encodings.planes import BLOCK, Planes, blocks, table
 from milepost.errors import DamagedError, MilepostError, VersionError
 from tests.encodings.sources import Bytes
 
@@ -23,13 +23,12 @@ def weights(count: int, seed: int = 0) -> bytes:
 def coded(raw: bytes, base: bytes | None = None, width: int = 4, low: int = 2) -> bytes:
     planes = Planes(width, low)
     others = [None] * len(raw) if base is None else blocks(memoryview(base), width)
-    return joined(
-        [
-            stream
-            for block, other in zip(blocks(memoryview(raw), width), others, strict=base is not None)
-            for stream in planes.encode(block, other)
-        ]
-    )
+    streams = [
+        stream
+        for block, other in zip(blocks(memoryview(raw), width), others, strict=base is not None)
+        for stream in planes.encode(block, other)
+    ]
+    return table(streams) + b"".join(streams)
 
 
 def plain_chunk(raw: bytes, file: int, position: int = 0) -> Chunk:
@@ -147,6 +146,7 @@ def test_an_encoding_passes_through_json():
         ("width", "4", TypeError),
         ("low", 4, TypeError),
         ("low", 3, TypeError),
+        ("low", 1, TypeError),
         ("low", -1, TypeError),
         ("bytes", -1, DamagedError),
         ("bytes", 1.5, DamagedError),

@@ -3,10 +3,8 @@
 The high bytes of such numbers (sign, exponent) take few values, the low ones any. So equal
 bytes of neighbouring elements are put beside one another, and each such plane is compressed by
 itself, or left as it is where that gains nothing. Of a newer version of the same array, what
-is encoded are the differences of the bit patterns, as integers modulo 2^bits, folded so that
-small ones of either sign have zeros for high bytes: the zigzag code of Protocol Buffers
-(https://protobuf.dev/programming-guides/encoding/#signed-ints). Where there is no other version,
-each element is turned left by one bit, so that the exponent of a float fills one byte.
+is encoded are the differences of the bit patterns, as integers modulo 2^bits, plus 0x80 in every
+byte but the highest: so small differences of either sign have the same high bytes.
 
     table     for every stream its length, a little-endian uint32
     streams   of the first block of `BLOCK` elements, of the next, ...
@@ -18,12 +16,16 @@ as they are; then plane after plane, from the next byte to the highest, each a Z
 The planes of floats hold no repetitions worth finding, only bytes that are frequent. With a
 small table of long matches Zstandard soon leaves off looking for them, and codes every byte by
 its frequency alone: three times as fast as its level 1, and smaller.
+
+Everything is done in few calls of NumPy over many elements each: threads that call often wait
+for Python's lock more than they work.
 """
 
 from __future__ import annotations
 
 import functools
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,33 +33,43 @@ import numpy as np
 
 from milepost.dtypes import Array
 
-BLOCK = 1 << 16  # elements: with all that is made of them, half of a core's cache
+BLOCK = 1 << 18  # elements
 WIDTHS = (1, 2, 4, 8)
 # Below so much gain, a plane is left as it is: then it costs nothing to read.
-_WORTH = 0.98
+_WORTH = 0.95
+_BYTE = np.uint16(8)
 
 
 def lows(width: int) -> tuple[int, ...]:
     """How many of the lowest bytes of an element can be kept together."""
-    return tuple(low for low in (0, *WIDTHS) if low < width)
+    return tuple(low for low in (0, 2, 4) if low < width)
 
 
 class Planes:
     """Encodes and decodes blocks of elements of `width` bytes. Each thread needs its own.
 
-    A block is a one-dimensional array of little-endian unsigned integers, `most` of them or
+    A block is a one-dimensional array of little-endian unsigned integers, `BLOCK` of them or
     fewer. `low` is one of `lows(width)`.
     """
 
-    def __init__(self, width: int, low: int, most: int = BLOCK) -> None:
+    def __init__(self, width: int, low: int) -> None:
         self.width, self.low = width, low
         self.dtype = np.dtype(f"<u{width}")
         self._low_dtype = np.dtype(f"<u{low}") if low else None
-        self._signed = np.dtype(f"<i{width}")
-        self._folded = np.empty(most, self.dtype)
-        self._scratch = np.empty(most, self.dtype)
-        self._plane = np.empty(most, np.uint8)
+        self._bias = self.dtype.type(int.from_bytes(b"\x80" * (width - 1), "little"))
         self._zstd = _zstd()
+
+    @functools.cached_property
+    def _values(self) -> Array:
+        return np.empty(BLOCK, self.dtype)
+
+    @functools.cached_property
+    def _pair(self) -> Array:
+        return np.empty(BLOCK, "<u2")
+
+    @functools.cached_property
+    def _plane(self) -> Array:
+        return np.empty(BLOCK, np.uint8)
 
     @functools.cached_property
     def _compressor(self) -> Any:
@@ -69,62 +81,57 @@ class Planes:
 
     def encode(self, block: Array, base: Array | None) -> list[bytes]:
         """The streams of a block; with `base`, of its differences to that."""
-        values = self._turned(block) if base is None else self._differences(block, base)
+        values = block
+        if base is not None:
+            values = self._values[: len(block)]
+            np.subtract(block, base, out=values)
+            np.add(values, self._bias, out=values)
+        if self.width == 1:
+            return [self._compressed(values)]
         streams = []
         if self._low_dtype is not None:
-            streams.append(values.astype(self._low_dtype).tobytes())
-        scratch, plane = self._scratch[: len(values)], self._plane[: len(values)]
-        for byte in range(self.low, self.width):
-            np.right_shift(values, self.dtype.type(8 * byte), out=scratch)
-            np.copyto(plane, scratch, casting="unsafe")
-            frame = self._compressor.compress(plane, self._compressor.FLUSH_FRAME)
-            streams.append(frame if len(frame) < _WORTH * len(plane) else plane.tobytes())
+            streams.append(values.view(self._low_dtype)[:: self.width // self.low].tobytes())
+        pair, plane = self._pair[: len(block)], self._plane[: len(block)]
+        for at in range(self.low // 2, self.width // 2):
+            np.copyto(pair, values.view("<u2")[at :: self.width // 2])
+            np.copyto(plane, pair, casting="unsafe")
+            streams.append(self._compressed(plane))
+            np.right_shift(pair, _BYTE, out=pair)
+            np.copyto(plane, pair, casting="unsafe")
+            streams.append(self._compressed(plane))
         return streams
 
-    def _turned(self, block: Array) -> Array:
-        turned, top = self._folded[: len(block)], self._scratch[: len(block)]
-        np.left_shift(block, self.dtype.type(1), out=turned)
-        np.right_shift(block, self.dtype.type(8 * self.width - 1), out=top)
-        np.bitwise_or(turned, top, out=turned)
-        return turned
-
-    def _differences(self, block: Array, base: Array) -> Array:
-        folded = self._folded[: len(block)].view(self._signed)
-        sign = self._scratch[: len(block)].view(self._signed)
-        np.subtract(block, base, out=folded.view(self.dtype))
-        np.right_shift(folded, self._signed.type(8 * self.width - 1), out=sign)
-        np.left_shift(folded, self._signed.type(1), out=folded)
-        np.bitwise_xor(folded, sign, out=folded)
-        return folded.view(self.dtype)
+    def _compressed(self, plane: Array) -> bytes:
+        frame: bytes = self._compressor.compress(plane, self._compressor.FLUSH_FRAME)
+        return frame if len(frame) < _WORTH * len(plane) else plane.tobytes()
 
     def decode(self, streams: Sequence[memoryview], base: Array | None, out: Array) -> None:
-        """Undo `encode`: `out` is the block, and may be `base` itself.
+        """Undo `encode`: `out` is the block, and no part of `base`.
 
         Raises:
             ValueError: a stream is not what `encode` wrote for so many elements.
         """
-        values, scratch = self._folded[: len(out)], self._scratch[: len(out)]
-        high = [self._expanded(stream, len(out)) for stream in streams[bool(self.low) :]]
-        np.copyto(values, high.pop())
-        for plane in reversed(high):
-            np.left_shift(values, self.dtype.type(8), out=values)
-            np.copyto(scratch, plane)  # widened first, the rest is as fast as it gets
-            np.bitwise_or(values, scratch, out=values)
-        if self._low_dtype is not None:
-            np.left_shift(values, self.dtype.type(8 * self.low), out=values)
-            np.copyto(scratch, np.frombuffer(streams[0], self._low_dtype))
-            np.bitwise_or(values, scratch, out=values)
-        one = self.dtype.type(1)
-        if base is None:
-            np.left_shift(values, self.dtype.type(8 * self.width - 1), out=scratch)
-            np.right_shift(values, one, out=values)
-            np.bitwise_or(values, scratch, out=out)
+        planes = [self._expanded(stream, len(out)) for stream in streams[bool(self.low) :]]
+        if self.width == 1:
+            np.copyto(out, planes[0])
+        elif self.width == 2:
+            self._paired(planes[0], planes[1], out)
         else:
-            np.bitwise_and(values, one, out=scratch)
-            np.negative(scratch, out=scratch)
-            np.right_shift(values, one, out=values)
-            np.bitwise_xor(values, scratch, out=values)
-            np.add(values, base, out=out)
+            if self._low_dtype is not None:
+                low = np.frombuffer(streams[0], self._low_dtype)
+                np.copyto(out.view(self._low_dtype)[:: self.width // self.low], low)
+            pair = self._pair[: len(out)]
+            for at in range(self.low // 2, self.width // 2):
+                self._paired(planes[2 * at - self.low], planes[2 * at - self.low + 1], pair)
+                np.copyto(out.view("<u2")[at :: self.width // 2], pair)
+        if base is not None:
+            np.subtract(out, self._bias, out=out)
+            np.add(out, base, out=out)
+
+    @staticmethod
+    def _paired(low: Array, high: Array, out: Array) -> None:
+        np.left_shift(high, _BYTE, out=out, dtype=np.uint16)
+        np.bitwise_or(out, low, out=out)
 
     def _expanded(self, stream: memoryview, count: int) -> Array:
         if len(stream) == count:
@@ -139,6 +146,23 @@ class Planes:
         return np.frombuffer(data, np.uint8)
 
 
+class _Own(threading.local):
+    """What each thread has of its own."""
+
+    def __init__(self) -> None:
+        self.planes: dict[tuple[int, int], Planes] = {}
+
+
+_own = _Own()
+
+
+def planes_of(width: int, low: int) -> Planes:
+    """Those of the calling thread."""
+    if (width, low) not in _own.planes:
+        _own.planes[width, low] = Planes(width, low)
+    return _own.planes[width, low]
+
+
 def blocks(data: memoryview, width: int) -> Iterator[Array]:
     """Raw bytes as blocks of elements."""
     elements = np.frombuffer(data, f"<u{width}")
@@ -146,9 +170,9 @@ def blocks(data: memoryview, width: int) -> Iterator[Array]:
         yield elements[start : start + BLOCK]
 
 
-def joined(streams: Sequence[bytes]) -> bytes:
-    """The table of the streams of all blocks, and these."""
-    return b"".join([struct.pack(f"<{len(streams)}I", *map(len, streams)), *streams])
+def table(streams: Sequence[bytes]) -> bytes:
+    """The table of the streams of all blocks, which comes before these."""
+    return struct.pack(f"<{len(streams)}I", *map(len, streams))
 
 
 def table_bytes(planes: Planes, nbytes: int) -> int:
@@ -156,13 +180,13 @@ def table_bytes(planes: Planes, nbytes: int) -> int:
     return 4 * len(planes.sizes(0)) * -(-nbytes // (planes.width * BLOCK))
 
 
-def stream_lengths(table: memoryview, planes: Planes, nbytes: int, room: int) -> list[list[int]]:
-    """For each block of `nbytes` of raw data the length of its streams.
+def stream_lengths(found: memoryview, planes: Planes, nbytes: int, room: int) -> list[list[int]]:
+    """For each block of `nbytes` of raw data the length of its streams, by the table `found`.
 
     Raises:
         ValueError: these streams are longer than they may be, or than `room` in all.
     """
-    lengths = np.frombuffer(table, "<u4").reshape(-1, len(planes.sizes(0)))
+    lengths = np.frombuffer(found, "<u4").reshape(-1, len(planes.sizes(0)))
     left, result = nbytes // planes.width, []
     for row in lengths.tolist():
         most = planes.sizes(min(left, BLOCK))
@@ -179,7 +203,7 @@ def _options(zstd: Any) -> dict[Any, int]:
     names = zstd.CompressionParameter
     return {
         names.strategy: zstd.Strategy.fast,
-        names.window_log: 17,
+        names.window_log: 18,
         names.hash_log: 6,
         names.chain_log: 6,
         names.search_log: 1,
@@ -188,6 +212,7 @@ def _options(zstd: Any) -> dict[Any, int]:
     }
 
 
+@functools.cache
 def _zstd() -> Any:
     """`compression.zstd`, which Python has from 3.14 on; before, the same from a package."""
     try:

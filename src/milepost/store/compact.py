@@ -329,21 +329,22 @@ class Compaction:
         """The best encoding of a chunk."""
         leaf, chunk, group = job.where.name, job.chunk, job.group
         width = dtypes.number_bytes(job.where.dtype)
-        raw = self._packs.raw(leaf, chunk)
         refused = False
-        if group is not None and not group.wait:
-            base = group.base, self._packs.raw(leaf, group.base)
-            own = recoder.differences(raw, width, base, group.average)
-            if own is not None:
-                return _Found(own)
-            refused = True
-        alone = recoder.alone(raw, width)
-        if job.ahead is not None:
-            other = self._packs.raw(leaf, job.ahead)
-            own = recoder.differences(raw, width, (job.ahead, other), alone.share)
-            if own is not None:
+        with self._packs.raw(leaf, chunk) as raw:
+            if group is not None and not group.wait:
+                with self._packs.raw(leaf, group.base) as base:
+                    own = recoder.differences(raw, width, (group.base, base), group.average)
+                if own is not None:
+                    return _Found(own)
+                refused = True
+            alone = recoder.alone(raw, width)
+            if job.ahead is None:
+                return _Found(alone, None, refused)
+            with self._packs.raw(leaf, job.ahead) as other:
+                own = recoder.differences(raw, width, (job.ahead, other), alone.share)
+                if own is None:
+                    return _Found(alone, None, refused)
                 return _Found(own, (job.ahead, recoder.alone(other, width)), refused)
-        return _Found(alone, None, refused)
 
 
 class _Job(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +12,14 @@ from milepost import digest
 from milepost.chunk import MAX_RATIO, PLANES, STORED, Chunk, Encoding
 from milepost.container import ALIGNMENT
 from milepost.dtypes import Array
-from milepost.encodings.planes import BLOCK, WIDTHS, Planes, blocks, joined, lows
+from milepost.encodings.planes import BLOCK, WIDTHS, blocks, lows, planes_of, table
 from milepost.errors import DamagedError
 
 # What is smaller, or would shrink by less, is kept as it is: a record costs some bytes, too.
 _LEAST_BYTES = 4096
 _LEAST_GAIN = 1024
 _WORTH = 0.97  # of its size; above, reading it slower buys too little
+_PLANE = 0.95  # of its size: planes that stay larger are kept together
 _SAMPLES = 4
 _SAMPLE = BLOCK // 4  # elements, or a part of fewer
 _SAMPLED = 16  # one element of so many
@@ -29,7 +30,7 @@ class Encoded:
     """The bytes of a chunk as they go into a pack, and what to say of them."""
 
     encoding: Encoding
-    data: bytes | memoryview
+    parts: Sequence[bytes]  # which follow one another
     nbytes: int  # of the raw bytes
 
     @property
@@ -50,7 +51,6 @@ class Recoder:
     """Encodes chunks. Each thread needs its own."""
 
     def __init__(self) -> None:
-        self._planes: dict[tuple[int, int], Planes] = {}
         self._undone = np.empty(BLOCK * max(WIDTHS), np.uint8)
 
     def alone(self, raw: memoryview, width: int) -> Encoded:
@@ -91,7 +91,7 @@ class Recoder:
     def _encoded(
         self, raw: memoryview, width: int, low: int, base: tuple[Chunk, memoryview] | None
     ) -> Encoded:
-        planes = self._planes_of(width, low)
+        planes = planes_of(width, low)
         streams: list[bytes] = []
         for block, other in _pairs(raw, None if base is None else base[1], width):
             found = planes.encode(block, other)
@@ -102,34 +102,33 @@ class Recoder:
                     "what was encoded does not decode to the same: check this machine's memory"
                 )
             streams += found
-        data = joined(streams)
-        least = max(len(data), math.ceil(len(raw) / MAX_RATIO))
-        data += bytes(least - len(data) + -least % ALIGNMENT)
-        if len(data) > len(raw) - _LEAST_GAIN:
+        parts = [table(streams), *streams]
+        size = sum(map(len, parts))
+        least = max(size, math.ceil(len(raw) / MAX_RATIO))
+        parts.append(bytes(least - size + -least % ALIGNMENT))
+        stored = sum(map(len, parts))
+        if stored > len(raw) - _LEAST_GAIN:
             return _stored(raw)
         chunk = None if base is None else base[0]
-        encoding = Encoding(PLANES, len(data), digest.checksum(data), width, low, chunk)
-        return Encoded(encoding, data, len(raw))
+        encoding = Encoding(PLANES, stored, digest.checksum_of(parts), width, low, chunk)
+        return Encoded(encoding, parts, len(raw))
 
     def _trial(self, raw: memoryview, width: int, base: memoryview | None) -> _Trial:
         """Some blocks encoded with every plane on its own."""
-        planes = self._planes_of(width, 0)
+        planes = planes_of(width, 0)
         sizes, total = np.zeros(width), 0
         for block, other in _samples(raw, base, width):
             sizes += [len(stream) for stream in planes.encode(block, other)]
             total += len(block)
         # Low bytes of which none gains anything are kept together: that is sooner read.
-        low = max(low for low in lows(width) if (sizes[:low] >= _WORTH * total).all())
+        low = max(low for low in lows(width) if (sizes[:low] >= _PLANE * total).all())
         return _Trial(float(sizes.sum()) / (total * width), low)
-
-    def _planes_of(self, width: int, low: int) -> Planes:
-        if (width, low) not in self._planes:
-            self._planes[width, low] = Planes(width, low)
-        return self._planes[width, low]
 
 
 def _stored(raw: memoryview) -> Encoded:
-    return Encoded(Encoding(STORED, len(raw), digest.checksum(raw)), raw, len(raw))
+    # A copy, because its memory is used for the next chunk before this one is on the disk.
+    encoding = Encoding(STORED, len(raw), digest.checksum(raw))
+    return Encoded(encoding, [bytes(raw)], len(raw))
 
 
 def _pairs(

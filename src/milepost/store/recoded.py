@@ -6,16 +6,18 @@ with one another, it is an index into one list of all packs that were met.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from milepost import container, digest, dtypes, reading, sealed
-from milepost.buffers import BLOCK
+from milepost.buffers import ALIGNMENT, BLOCK, Buffers
 from milepost.chunk import Chunk, Encoding, Shape
+from milepost.dtypes import byte_view
 from milepost.errors import DamagedError, MilepostError
 from milepost.reading import Part
-from milepost.record import ArrayRecord, Record
+from milepost.record import CHUNK_BYTES, ArrayRecord, Record
 from milepost.storage.base import NewObject
 from milepost.store.manifest import Manifest, PackRef
 from milepost.store.pack import slice_name, unique_name
@@ -41,6 +43,7 @@ class Packs:
         self._refs: list[PackRef] = []
         self._files: list[PackSource] = []
         self._there: dict[int, bool] = {}
+        self._memory = Buffers(None, ALIGNMENT)
 
     def index(self, ref: PackRef) -> int:
         """The index of a pack, from now on."""
@@ -60,11 +63,16 @@ class Packs:
         self._refs[index] = ref
         self._files[index] = PackSource(self._store.storage, ref, _missing)
 
-    def raw(self, leaf: str, chunk: Chunk) -> memoryview:
-        """The raw bytes of a chunk, checked."""
-        data = memoryview(bytearray(chunk.nbytes))
-        reading.fetch(self._files, [Part(leaf, chunk, data)])
-        return data
+    @contextlib.contextmanager
+    def raw(self, leaf: str, chunk: Chunk) -> Iterator[memoryview]:
+        """The raw bytes of a chunk, checked; in memory that is used again after the block."""
+        memory = self._memory.take(max(chunk.nbytes, CHUNK_BYTES))
+        try:
+            data = byte_view(memory)[: chunk.nbytes]
+            reading.fetch(self._files, [Part(leaf, chunk, data)])
+            yield data
+        finally:
+            self._memory.give(memory)
 
     def has(self, chunk: Chunk) -> bool:
         """Whether a chunk can be read: `prune` may have removed its pack, or that of its base.
@@ -155,7 +163,8 @@ class NewPack:
         """Write a chunk after those before; returns what it is now. No bytes are written twice."""
         if chunk.digest in self._added:
             return self._added[chunk.digest]
-        pack.append(memoryview(encoded.data), lambda: None)
+        for part in encoded.parts:
+            pack.append(memoryview(part), lambda: None)
         encoding = encoded.encoding
         now = replace(chunk, file=self.index, position=self._position, encoding=encoding)
         self._position += encoding.nbytes
