@@ -25,10 +25,10 @@ import pytest
 
 # Instructions for a leaf of 64 bytes, by the kind of processor and Python.
 BUDGETS = {
-    ("x86_64", "3.11"): {"save": 384_400, "restore": 371_400},
+    ("x86_64", "3.11"): {"save": 399_400, "restore": 384_000},
 }
 # What other versions of a library or of a processor may add, and less than a loop would.
-TOLERANCE = 1.02
+TOLERANCE = 1.03
 # A budget that is so much too high would let the next loop pass.
 SLACK = 0.85
 LEAVES = 200

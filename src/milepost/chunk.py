@@ -78,34 +78,42 @@ class Chunk:
     @property
     def end(self) -> int:
         """Where its bytes in the file end."""
-        return self.position + self.stored_bytes
+        encoding = self.encoding  # no property of its own: there can be very many chunks
+        return self.position + (self.nbytes if encoding is None else encoding.nbytes)
 
 
 def encode(chunk: Chunk, shape: Shape, *, places: bool = True) -> dict[str, Any]:
     """A chunk of an array of this shape as JSON."""
     # Most arrays are one chunk: then the box goes without saying.
-    box = {} if chunk.shape == shape else {"offset": chunk.offset, "shape": chunk.shape}
-    return {**box, **_encode_data(chunk, places)}
+    found: dict[str, Any] = {}
+    if chunk.shape != shape:
+        found["offset"], found["shape"] = chunk.offset, chunk.shape
+    _encode_data(chunk, found, places)
+    return found
 
 
-def _encode_data(chunk: Chunk, places: bool = True) -> dict[str, Any]:
-    place = {"file": chunk.file, "position": chunk.position} if places else {}
-    form = {} if chunk.encoding is None else {"encoding": _encode_encoding(chunk.encoding)}
-    return {"digest": chunk.digest, "checksum": chunk.checksum, **place, **form}
+def _encode_data(chunk: Chunk, found: dict[str, Any], places: bool) -> None:
+    found["digest"], found["checksum"] = chunk.digest, chunk.checksum
+    if places:
+        found["file"], found["position"] = chunk.file, chunk.position
+    if chunk.encoding is not None:
+        found["encoding"] = _encode_encoding(chunk.encoding)
 
 
 def _encode_encoding(encoding: Encoding) -> dict[str, Any]:
     if encoding.codec == STORED:
         return {"codec": STORED}
-    base = {} if encoding.base is None else {"base": _encode_data(encoding.base)}
-    return {
+    found: dict[str, Any] = {
         "codec": encoding.codec,
         "width": encoding.width,
         "low": encoding.low,
         "bytes": encoding.nbytes,
         "checksum": encoding.checksum,
-        **base,
     }
+    if encoding.base is not None:
+        found["base"] = {}
+        _encode_data(encoding.base, found["base"], places=True)
+    return found
 
 
 def decode(item: Any, shape: Shape, itemsize: int, start: int | None) -> Chunk:

@@ -79,8 +79,7 @@ def _runs(parts: Sequence[Part]) -> Iterator[list[Part]]:
     for part in parts:
         if run and (
             part.chunk.file != run[0].chunk.file
-            or part.chunk.is_encoded
-            or run[0].chunk.is_encoded
+            or part.chunk.encoding is not run[0].chunk.encoding  # both None: as they are
             or part.end - run[0].chunk.position > _BLOCK_BYTES
             or part.chunk.position - run[-1].end > run[-1].chunk.nbytes
         ):

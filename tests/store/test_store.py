@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from milepost import errors
+from milepost import errors, sealed
 from milepost.state import State
 from milepost.storage.local import LocalStorage
 from milepost.storage.memory import MemoryStorage
@@ -255,9 +255,11 @@ def test_a_path_that_does_not_exist(tmp_path: Path):
 def test_a_store_of_a_newer_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     storage = LocalStorage(tmp_path / "store")
     with monkeypatch.context() as newer:
-        newer.setattr("milepost.sealed.FORMAT_VERSION", 2)
+        seal = sealed.seal
+        newer.setattr(sealed, "seal", lambda kind, body, version=1: seal(kind, body, 3))
+        newer.setattr(sealed, "FORMAT_VERSION", 3)
         writer(storage).save(make_state(1), 1)
-    with pytest.raises(errors.VersionError, match="format version 2.*upgrade"):
+    with pytest.raises(errors.VersionError, match="format version 3.*upgrade"):
         Store.open(storage)
     with pytest.raises(errors.VersionError):
         Store.open_or_create(storage)

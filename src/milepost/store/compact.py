@@ -13,41 +13,22 @@ restored most. So is whatever older ones share with it.
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeAlias
 
-from milepost import dtypes
-from milepost.chunk import Chunk, Shape
-from milepost.container import ALIGNMENT
+from milepost.chunk import Chunk
 from milepost.errors import DamagedError, StepNotFoundError, VersionError
 from milepost.record import ArrayRecord
 from milepost.store import layout, manifest
 from milepost.store.groups import MOST_AHEAD, Group, next_group
+from milepost.store.jobs import Job, Placed, Where, encoded
 from milepost.store.manifest import Manifest
 from milepost.store.prune import remove_unreferenced
-from milepost.store.recode import Encoded, Recoder
 from milepost.store.recoded import NewPack, Packs, renumbered
 from milepost.store.store import Store
-from milepost.workers import Workers
 
 # So many steps are compacted before the packs that they no longer need are removed.
 _BATCH = 8
-
-
-class _Where(NamedTuple):
-    """The place of a chunk: its leaf, the dtype and shape of that, and the box in it."""
-
-    name: str
-    dtype: str
-    shape: Shape
-    offset: Shape
-    box: Shape
-
-
-_Placed: TypeAlias = tuple[_Where, Chunk]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +83,14 @@ class Compaction:
         self._store, self._threads = store, threads
         self._stopped, self._told = stopped, told
         self._packs = Packs(store)
-        self._recoders = [Recoder() for _ in range(threads + 1)]
         self._newest: tuple[bytes, set[str | None]] = (b"", set())
         self._begin()
 
     def _begin(self) -> None:
         """Forget which steps were seen: each has to be seen again, in turn."""
-        self._groups: dict[_Where, Group] = {}
+        self._groups: dict[Where, Group] = {}
         self._last: dict[str, Chunk] = {}  # by digest: those of the step before
-        self._later: dict[int, dict[_Where, Chunk]] = {}
+        self._later: dict[int, dict[Where, Chunk]] = {}
         self._passed: set[int] = set()
         self._spared: set[str | None] = set()  # digests that the newest checkpoint had, too
 
@@ -192,16 +172,16 @@ class Compaction:
         except StepNotFoundError:
             return False
 
-    def _chunks(self, found: Manifest) -> Iterator[_Placed]:
+    def _chunks(self, found: Manifest) -> Iterator[Placed]:
         """Every chunk of a checkpoint, its file as an index into all packs."""
         index = [self._packs.index(pack) for pack in found.packs]
         for name, record in found.records.items():
             if isinstance(record, ArrayRecord):
                 for chunk in record.chunks:
-                    where = _Where(name, record.dtype, record.shape, chunk.offset, chunk.shape)
+                    where = Where(name, record.dtype, record.shape, chunk.offset, chunk.shape)
                     yield where, renumbered(chunk, index.__getitem__)
 
-    def _pending(self, chunks: list[_Placed]) -> list[_Placed]:
+    def _pending(self, chunks: list[Placed]) -> list[Placed]:
         """Those that are not encoded, and that the newest checkpoint does not hold."""
         pending = [(where, chunk) for where, chunk in chunks if chunk.encoding is None]
         if not pending:
@@ -217,7 +197,7 @@ class Compaction:
             self._newest = document, {chunk.digest for _, chunk in chunks}
         return self._newest[1]
 
-    def _pass(self, chunks: list[_Placed], recoded: _Recoded) -> None:
+    def _pass(self, chunks: list[Placed], recoded: _Recoded) -> None:
         """A step is done: the next one is compared with it."""
         last = {}
         for where, chunk in chunks:
@@ -233,11 +213,11 @@ class Compaction:
         self._packs.close()
 
     def _written(
-        self, name: str, pending: list[_Placed], following: Sequence[int]
+        self, name: str, pending: list[Placed], following: Sequence[int]
     ) -> _Recoded | None:
         """Write a pack with these chunks, but for those that another step has. None if stopped."""
         recoded = _Recoded({}, set())
-        todo: dict[str, _Placed] = {}
+        todo: dict[str, Placed] = {}
         for where, chunk in pending:
             value, group = str(chunk.digest), self._group(where)
             if group is not None and group.base.digest == value:
@@ -249,12 +229,13 @@ class Compaction:
         if not todo:
             return recoded
         jobs = [
-            _Job(where, chunk, self._group(where), self._ahead(where, chunk, following))
-            for where, chunk in sorted(todo.values(), key=lambda one: _layout_order(*one))
+            Job(where, chunk, self._group(where), self._ahead(where, chunk, following))
+            for where, chunk in todo.values()
         ]
+        jobs.sort(key=lambda job: job.layout_order)
         plan = NewPack(name, self._packs.reserve(), [p for job in jobs for p in job.planned()])
         with self._store.storage.create(name, plan.head_bytes, plan.most_bytes) as pack:
-            for job, found in self._encoded(jobs):
+            for job, found in encoded(jobs, self._packs, self._threads):
                 if self._stopped():
                     return None
                 encoding = found.own.encoding
@@ -270,7 +251,7 @@ class Compaction:
         self._packs.fill(plan.index, plan.ref)
         return recoded
 
-    def _group(self, where: _Where) -> Group | None:
+    def _group(self, where: Where) -> Group | None:
         """The group of a place, if its base is still there."""
         group = self._groups.get(where)
         if group is not None and not self._packs.has(group.base):
@@ -278,7 +259,7 @@ class Compaction:
             return None
         return group
 
-    def _ahead(self, where: _Where, chunk: Chunk, following: Sequence[int]) -> Chunk | None:
+    def _ahead(self, where: Where, chunk: Chunk, following: Sequence[int]) -> Chunk | None:
         """What would be the base of the next group of this place, if one began."""
         group = self._group(where)
         if group is None or group.wait:
@@ -291,7 +272,7 @@ class Compaction:
                 return found
         return None
 
-    def _following(self, step: int) -> dict[_Where, Chunk]:
+    def _following(self, step: int) -> dict[Where, Chunk]:
         """The chunks of a step that is compacted later."""
         if step not in self._later:
             while len(self._later) > MOST_AHEAD:
@@ -302,81 +283,10 @@ class Compaction:
                 self._later[step] = dict(self._chunks(found))
         return self._later[step]
 
-    def _encoded(self, jobs: list[_Job]) -> Iterator[tuple[_Job, _Found]]:
-        running: deque[tuple[_Job, Future[_Found]]] = deque()
-        with Workers(self._threads, "milepost-compact") as workers:
-            try:
-                for job in jobs:
-                    running.append((job, workers.submit(self._encode, job)))
-                    if len(running) > self._threads:
-                        first, future = running.popleft()
-                        yield first, future.result()
-                while running:
-                    first, future = running.popleft()
-                    yield first, future.result()
-            except BaseException:
-                workers.cancel()
-                raise
-
-    def _encode(self, job: _Job) -> _Found:
-        recoder = self._recoders.pop()
-        try:
-            return self._found(job, recoder)
-        finally:
-            self._recoders.append(recoder)
-
-    def _found(self, job: _Job, recoder: Recoder) -> _Found:
-        """The best encoding of a chunk."""
-        leaf, chunk, group = job.where.name, job.chunk, job.group
-        width = dtypes.number_bytes(job.where.dtype)
-        refused = False
-        with self._packs.raw(leaf, chunk) as raw:
-            if group is not None and not group.wait:
-                with self._packs.raw(leaf, group.base) as base:
-                    own = recoder.differences(raw, width, (group.base, base), group.average)
-                if own is not None:
-                    return _Found(own)
-                refused = True
-            alone = recoder.alone(raw, width)
-            if job.ahead is None:
-                return _Found(alone, None, refused)
-            with self._packs.raw(leaf, job.ahead) as other:
-                own = recoder.differences(raw, width, (job.ahead, other), alone.share)
-                if own is None:
-                    return _Found(alone, None, refused)
-                return _Found(own, (job.ahead, recoder.alone(other, width)), refused)
-
-
-class _Job(NamedTuple):
-    """A chunk to be encoded; `ahead` is what may become the base of its next group."""
-
-    where: _Where
-    chunk: Chunk
-    group: Group | None
-    ahead: Chunk | None
-
-    def planned(self) -> Iterator[tuple[str, str, Shape, Chunk]]:
-        for chunk in (self.ahead, self.chunk):
-            if chunk is not None:
-                yield self.where.name, self.where.dtype, self.where.shape, chunk
-
-
-class _Found(NamedTuple):
-    """How a chunk is encoded, and its base if that is new; whether another was of no use."""
-
-    own: Encoded
-    base: tuple[Chunk, Encoded] | None = None
-    refused: bool = False
-
 
 @dataclass(frozen=True, slots=True)
 class _Recoded:
     """What became of a step's chunks: by digest; and where differences were tried in vain."""
 
     chunks: dict[str, Chunk]
-    refused: set[_Where]
-
-
-def _layout_order(where: _Where, chunk: Chunk) -> tuple[bool, int]:
-    """What keeps every tensor of a pack aligned to its elements, encoded or not."""
-    return chunk.nbytes % ALIGNMENT != 0, -dtypes.numpy_dtype(where.dtype).itemsize
+    refused: set[Where]

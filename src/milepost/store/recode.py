@@ -31,12 +31,6 @@ class Encoded:
 
     encoding: Encoding
     parts: Sequence[bytes]  # which follow one another
-    nbytes: int  # of the raw bytes
-
-    @property
-    def share(self) -> float:
-        """Its size after by its size before."""
-        return self.encoding.nbytes / self.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +59,10 @@ class Recoder:
             return _stored(raw)
         trial = self._trial(raw, width, None)
         return self._encoded(raw, width, trial.low, None) if trial.share < _WORTH else _stored(raw)
+
+    def share_alone(self, raw: memoryview, width: int) -> float:
+        """About what share of its size a chunk takes when it is encoded by itself."""
+        return 1.0 if len(raw) < _LEAST_BYTES else self._trial(raw, width, None).share
 
     def differences(
         self, raw: memoryview, width: int, base: tuple[Chunk, memoryview], most: float
@@ -111,7 +109,7 @@ class Recoder:
             return _stored(raw)
         chunk = None if base is None else base[0]
         encoding = Encoding(PLANES, stored, digest.checksum_of(parts), width, low, chunk)
-        return Encoded(encoding, parts, len(raw))
+        return Encoded(encoding, parts)
 
     def _trial(self, raw: memoryview, width: int, base: memoryview | None) -> _Trial:
         """Some blocks encoded with every plane on its own."""
@@ -128,7 +126,7 @@ class Recoder:
 def _stored(raw: memoryview) -> Encoded:
     # A copy, because its memory is used for the next chunk before this one is on the disk.
     encoding = Encoding(STORED, len(raw), digest.checksum(raw))
-    return Encoded(encoding, [bytes(raw)], len(raw))
+    return Encoded(encoding, [bytes(raw)])
 
 
 def _pairs(

@@ -34,6 +34,12 @@ def renumbered(chunk: Chunk, index: Callable[[int], int]) -> Chunk:
     return replace(chunk, file=index(chunk.file), encoding=encoding)
 
 
+def _files(chunk: Chunk) -> set[int]:
+    """The files of a chunk and its bases."""
+    base = None if chunk.encoding is None else chunk.encoding.base
+    return {chunk.file} | (set() if base is None else _files(base))
+
+
 class Packs:
     """All packs that were met, and their files."""
 
@@ -43,6 +49,7 @@ class Packs:
         self._refs: list[PackRef] = []
         self._files: list[PackSource] = []
         self._there: dict[int, bool] = {}
+        self._used: set[int] = set()
         self._memory = Buffers(None, ALIGNMENT)
 
     def index(self, ref: PackRef) -> int:
@@ -69,6 +76,7 @@ class Packs:
         memory = self._memory.take(max(chunk.nbytes, CHUNK_BYTES))
         try:
             data = byte_view(memory)[: chunk.nbytes]
+            self._used |= _files(chunk)
             reading.fetch(self._files, [Part(leaf, chunk, data)])
             yield data
         finally:
@@ -79,16 +87,17 @@ class Packs:
 
         True for as long as the caller holds the store's lock, which it does until `close`.
         """
-        if chunk.file not in self._there:
-            self._there[chunk.file] = self.are_there([self._refs[chunk.file]])
-        base = None if chunk.encoding is None else chunk.encoding.base
-        return self._there[chunk.file] and (base is None or self.has(base))
+        files = _files(chunk)
+        for index in files - self._there.keys():
+            self._there[index] = self.are_there([self._refs[index]])
+        return all(self._there[index] for index in files)
 
     def close(self) -> None:
         """Close the files; each is opened again when it is needed."""
         self._there.clear()
-        for file in self._files:
-            file.close()
+        for index in self._used:
+            self._files[index].close()
+        self._used.clear()
 
     def are_there(self, refs: Iterable[PackRef]) -> bool:
         """Whether packs still are: `prune` may have removed what no manifest referred to."""
