@@ -201,6 +201,27 @@ def test_a_restore_in_place_of_an_encoded_step_needs_no_second_copy(tmp_path: Pa
     assert np.array_equal(live, before)
 
 
+def test_a_checkpoint_that_is_open_is_read_to_the_end(tmp_path: Path):
+    """Though its packs are removed meanwhile, before it has opened them."""
+    saved(LocalStorage(tmp_path), 1, 2, 3, 4)
+    store = Store.open(LocalStorage(tmp_path))
+    lazy, half = store[2], store[3]
+    np.asarray(half["model/table"])
+    Compaction(Store.open(LocalStorage(tmp_path))).run()
+    for checkpoint, step in ((lazy, 2), (half, 3), (store[1], 1)):
+        check(checkpoint, run_state(step))
+        checkpoint.check([name for name in checkpoint if checkpoint.is_checkable(name)])
+    assert store.manifest(2).records["model/weights"].chunks[0].is_encoded
+
+
+def test_a_checkpoint_that_is_overwritten_is_not_taken_for_a_compacted_one(tmp_path: Path):
+    writer = saved(LocalStorage(tmp_path), 1)
+    lazy = Store.open(LocalStorage(tmp_path))[1]
+    writer.save(run_state(50), 1, overwrite=True)
+    with pytest.raises(errors.StepNotFoundError, match="removed or overwritten"):
+        np.asarray(lazy["model/weights"])
+
+
 def test_a_damaged_step_stops_it_and_nothing_is_lost(tmp_path: Path):
     store = saved(LocalStorage(tmp_path), 1, 2, 3, 4).store
     [chunk] = store.manifest(2).records["model/weights"].chunks

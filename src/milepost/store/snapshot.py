@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from milepost.errors import (
@@ -14,11 +15,14 @@ from milepost.errors import (
     StorageError,
 )
 from milepost.reading import Part
+from milepost.record import ArrayRecord
 from milepost.snapshot import Description, Snapshot
 from milepost.source import ByteSource
 from milepost.storage.base import Storage
 from milepost.store.manifest import Manifest, PackRef
 
+# How often a checkpoint is looked for that is compacted again and again while it is read.
+_TRIES = 3
 # More files than this are not held open: a process may have 1024, or 256.
 _MOST_HELD = 64
 
@@ -26,7 +30,13 @@ _MOST_HELD = 64
 class CheckpointSnapshot(Snapshot):
     """One committed checkpoint.
 
-    `advice` says what to do about damage of a step, `is_there` whether the checkpoint still is.
+    Arguments:
+        storage: where the store lies.
+        manifest: what the checkpoint says of itself.
+        name: what messages call it.
+        advice: says what to do about damage of a step.
+        again: the manifest as it is now; None if there is no such checkpoint any more. It
+            refers to other packs once the checkpoint is compacted.
     """
 
     def __init__(
@@ -35,11 +45,11 @@ class CheckpointSnapshot(Snapshot):
         manifest: Manifest,
         name: str,
         advice: Callable[[int], str],
-        is_there: Callable[[], bool],
+        again: Callable[[], Manifest | None],
     ) -> None:
         self.manifest = manifest
-        self._advice = advice
-        self._is_there = is_there
+        self._advice, self._again = advice, again
+        self._storage = storage
         self._packs = [PackSource(storage, pack, self._missing) for pack in manifest.packs]
         description = Description("milepost checkpoint", manifest.metadata, manifest.objects)
         super().__init__(name, manifest.records, self._packs, description)
@@ -61,7 +71,8 @@ class CheckpointSnapshot(Snapshot):
         return True
 
     def _missing(self, pack: str) -> MilepostError:
-        if self._is_there():
+        now = self._again()
+        if now is not None and now.packs == self.manifest.packs:
             return DamagedError(f"{pack} is missing")
         return StepNotFoundError(
             f"{self.name} was removed or overwritten by another process while it was read: "
@@ -93,10 +104,40 @@ class CheckpointSnapshot(Snapshot):
         }
 
     def fetch(self, parts: Iterable[Part]) -> None:
+        wanted = list(parts)
         try:
-            super().fetch(parts)
+            for _ in range(_TRIES):
+                try:
+                    super().fetch(wanted)
+                    return
+                except StepNotFoundError:
+                    moved = self._moved(wanted)
+                    if moved is None:
+                        raise
+                    wanted = moved
+            super().fetch(wanted)
         except DamagedError as error:
             raise DamagedError(f"{error}; {self._advice(self.step)}") from None
+
+    def _moved(self, parts: Sequence[Part]) -> list[Part] | None:
+        """The same parts where they lie now, if the checkpoint was only compacted meanwhile."""
+        now = self._again()
+        if now is None:
+            return None
+        places = {
+            chunk.digest: chunk
+            for record in now.records.values()
+            if isinstance(record, ArrayRecord)
+            for chunk in record.chunks
+        }
+        if not all(part.chunk.digest in places for part in parts):
+            return None  # it was overwritten: these are other data
+        self.close()
+        self.manifest = now
+        self._records = now.records
+        self._packs = [PackSource(self._storage, pack, self._missing) for pack in now.packs]
+        self._files = self._packs
+        return [replace(part, chunk=places[part.chunk.digest]) for part in parts]
 
 
 class PackSource:

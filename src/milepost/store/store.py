@@ -172,9 +172,7 @@ class Store(Mapping[int, CheckpointSnapshot]):
     def _snapshot(self, step: int) -> CheckpointSnapshot:
         name = f"{self.name}, step {step}"
         found = self.manifest(step)
-        return CheckpointSnapshot(
-            self.storage, found, name, self.advice, lambda: self.still_has(found)
-        )
+        return CheckpointSnapshot(self.storage, found, name, self.advice, lambda: self._now(found))
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.steps)
@@ -228,12 +226,18 @@ class Store(Mapping[int, CheckpointSnapshot]):
 
     def still_has(self, known: Manifest) -> bool:
         """Whether a checkpoint is still there: neither removed nor replaced since it was read."""
+        now = self._now(known)
+        return now is not None and now.packs == known.packs
+
+    def _now(self, known: Manifest) -> Manifest | None:
+        """A step's manifest as it is now; None if the step is gone."""
+        self.forget(known.step)
         try:
-            return self._read_manifest(known.step).packs == known.packs
+            return self.manifest(known.step)
         except StepNotFoundError:
-            return False
+            return None
         except MilepostError:
-            return True  # there it is, though damaged
+            return known  # there it is, though damaged
 
     def _read_manifest(self, step: int) -> Manifest:
         return self.decoded(self.document(step), step)
