@@ -217,7 +217,7 @@ def test_a_checkpoint_that_is_open_is_read_to_the_end(tmp_path: Path):
 def test_a_checkpoint_that_is_overwritten_is_not_taken_for_a_compacted_one(tmp_path: Path):
     writer = saved(LocalStorage(tmp_path), 1)
     lazy = Store.open(LocalStorage(tmp_path))[1]
-    writer.save(run_state(50), 1, overwrite=True)
+    writer.save(run_state(50, frozen=2), 1, overwrite=True)
     with pytest.raises(errors.StepNotFoundError, match="removed or overwritten"):
         np.asarray(lazy["model/weights"])
 
