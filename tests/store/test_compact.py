@@ -81,6 +81,15 @@ def test_a_chunk_with_several_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert np.array_equal(rows, run_state(2).leaves["model/weights"][30:40])
 
 
+def test_what_readers_would_refuse_is_kept_as_it_is(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("milepost.store.recode.MAX_BYTES", 20_000)
+    store = saved(LocalStorage(tmp_path), 1, 2, 3).store
+    Compaction(store).run()
+    assert encodings(store, 2, "model/weights") == ["stored"]  # 24,576 bytes
+    assert encodings(store, 2, "model/half") == ["differences"]
+    check_all(store, [1, 2, 3])
+
+
 def test_nothing_is_read_through_more_than_one_base(tmp_path: Path):
     store = saved(LocalStorage(tmp_path), *range(1, 30)).store
     Compaction(store).run()

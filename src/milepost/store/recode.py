@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from milepost import digest
-from milepost.chunk import MAX_RATIO, PLANES, STORED, Chunk, Encoding
+from milepost.chunk import MAX_BYTES, MAX_RATIO, PLANES, STORED, Chunk, Encoding
 from milepost.container import ALIGNMENT
 from milepost.dtypes import Array
 from milepost.encodings.planes import BLOCK, WIDTHS, blocks, lows, planes_of, table
@@ -55,14 +55,14 @@ class Recoder:
         Raises:
             DamagedError: what was encoded does not decode to the same.
         """
-        if len(raw) < _LEAST_BYTES:
+        if not _is_encodable(raw):
             return _stored(raw)
         trial = self._trial(raw, width, None)
         return self._encoded(raw, width, trial.low, None) if trial.share < _WORTH else _stored(raw)
 
     def share_alone(self, raw: memoryview, width: int) -> float:
         """About what share of its size a chunk takes when it is encoded by itself."""
-        return 1.0 if len(raw) < _LEAST_BYTES else self._trial(raw, width, None).share
+        return self._trial(raw, width, None).share if _is_encodable(raw) else 1.0
 
     def differences(
         self, raw: memoryview, width: int, base: tuple[Chunk, memoryview], most: float
@@ -78,7 +78,7 @@ class Recoder:
         Raises:
             DamagedError: what was encoded does not decode to the same.
         """
-        if len(raw) < _LEAST_BYTES:
+        if not _is_encodable(raw):
             return None
         trial = self._trial(raw, width, base[1])
         if trial.share >= min(most, _WORTH):
@@ -121,6 +121,11 @@ class Recoder:
         # Low bytes of which none gains anything are kept together: that is sooner read.
         low = max(low for low in lows(width) if (sizes[:low] >= _PLANE * total).all())
         return _Trial(float(sizes.sum()) / (total * width), low)
+
+
+def _is_encodable(raw: memoryview) -> bool:
+    """Whether it is worth it, and what readers accept."""
+    return _LEAST_BYTES <= len(raw) <= MAX_BYTES
 
 
 def _stored(raw: memoryview) -> Encoded:
