@@ -79,7 +79,8 @@ def _runs(parts: Sequence[Part]) -> Iterator[list[Part]]:
     for part in parts:
         if run and (
             part.chunk.file != run[0].chunk.file
-            or part.chunk.encoding is not run[0].chunk.encoding  # both None: as they are
+            or part.chunk.encoding is not None
+            or run[0].chunk.encoding is not None
             or part.end - run[0].chunk.position > _BLOCK_BYTES
             or part.chunk.position - run[-1].end > run[-1].chunk.nbytes
         ):

@@ -81,6 +81,14 @@ def test_a_chunk_with_several_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert np.array_equal(rows, run_state(2).leaves["model/weights"][30:40])
 
 
+def test_one_leaf_may_be_asked_for_twice(tmp_path: Path):
+    store = saved(LocalStorage(tmp_path), 1, 2, 3).store
+    Compaction(store).run()
+    expected = run_state(2).leaves["model/weights"]
+    for found in store[2].read_all(["model/weights", "model/weights"]):
+        assert np.array_equal(found, expected)
+
+
 def test_what_readers_would_refuse_is_kept_as_it_is(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("milepost.store.recode.MAX_BYTES", 20_000)
     store = saved(LocalStorage(tmp_path), 1, 2, 3).store

@@ -13,7 +13,7 @@ restored most. So is whatever older ones share with it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from milepost.chunk import Chunk
@@ -158,6 +158,7 @@ class Compaction:
         """Replace a step's manifest, unless somebody else has, or has removed what it needs."""
         new = self._packs.manifest(old, recoded.chunks)
         data = manifest.encode(new)
+        self._store.decoded(data, step)  # nothing is replaced by what could not be read
         with self._store.storage.lock(exclusive=True):
             if self._is_still(step, document) and self._packs.are_there(new.packs):
                 self._store.storage.replace(layout.manifest_name(step), [data], len(data))
@@ -229,7 +230,7 @@ class Compaction:
         if not todo:
             return recoded
         jobs = [
-            Job(where, chunk, self._group(where), self._ahead(where, chunk, following))
+            Job(where, chunk, self._group(where), self._ahead(where, following, todo))
             for where, chunk in todo.values()
         ]
         jobs.sort(key=lambda job: job.layout_order)
@@ -259,14 +260,19 @@ class Compaction:
             return None
         return group
 
-    def _ahead(self, where: Where, chunk: Chunk, following: Sequence[int]) -> Chunk | None:
-        """What would be the base of the next group of this place, if one began."""
+    def _ahead(
+        self, where: Where, following: Sequence[int], todo: Mapping[str, Placed]
+    ) -> Chunk | None:
+        """What would be the base of the next group of this place, if one began.
+
+        None of what is encoded in this step: that may have a base itself.
+        """
         group = self._group(where)
         if group is None or group.wait:
             return None
         for step in reversed(following[: group.ahead]):
             found = self._following(step).get(where)
-            if found is None or found.digest == chunk.digest or found.digest in self._live():
+            if found is None or found.digest in todo or found.digest in self._live():
                 continue
             if found.encoding is None and self._packs.has(found):
                 return found
