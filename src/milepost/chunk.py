@@ -9,11 +9,11 @@ full. So a manifest tells by itself all that it takes to read its leaves.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from milepost import digest
 from milepost.errors import DamagedError, VersionError
+from milepost.light import light
 from milepost.limits import is_shape, is_size, shown
 
 Shape: TypeAlias = tuple[int, ...]
@@ -30,7 +30,7 @@ MAX_DEPTH = 4
 _WIDTHS = (1, 2, 4, 8)
 
 
-@dataclass(frozen=True, slots=True)
+@light
 class Encoding:
     """How a compacted chunk lies in its file.
 
@@ -52,7 +52,7 @@ class Encoding:
     base: Chunk | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@light
 class Chunk:
     """A box of an array, and the place of its bytes."""
 
@@ -185,17 +185,17 @@ def check_place(name: str, chunk: Chunk, file_sizes: list[int]) -> None:
             f"leaf {name!r} would end at byte {chunk.end}, "
             f"its file has {file_sizes[chunk.file]} bytes"
         )
-    encoding = chunk.encoding
-    for value in (
-        chunk.digest,
-        chunk.checksum,
-        chunk.checksum if encoding is None else encoding.checksum,
-    ):
-        if not digest.is_well_formed(value):
-            raise DamagedError(f"leaf {name!r} has {value!r:.80} for a digest")
-        if not digest.is_known(str(value)):
-            raise VersionError(
-                f"leaf {name!r} is checked by {value!r:.80}, unknown here: upgrade milepost"
-            )
-    if encoding is not None and encoding.base is not None:
-        check_place(name, encoding.base, file_sizes)
+    _check_digest(name, chunk.digest)
+    _check_digest(name, chunk.checksum)
+    if chunk.encoding is not None:
+        _check_digest(name, chunk.encoding.checksum)
+        if chunk.encoding.base is not None:
+            check_place(name, chunk.encoding.base, file_sizes)
+
+
+def _check_digest(name: str, value: object) -> None:
+    if digest.is_usable(value):
+        return
+    if not digest.is_well_formed(value):
+        raise DamagedError(f"leaf {name!r} has {value!r:.80} for a digest")
+    raise VersionError(f"leaf {name!r} is checked by {value!r:.80}, unknown here: upgrade milepost")

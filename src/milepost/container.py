@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from milepost.errors import DamagedError, UsageError
+from milepost.light import light
 from milepost.limits import is_shape, is_sizes, is_writable
 from milepost.source import ByteSource, read_exactly
 
@@ -37,7 +38,7 @@ _BITS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@light
 class TensorEntry:
     """One tensor of a header: its safetensors dtype code, shape, and place in the file."""
 

@@ -85,6 +85,9 @@ if np.dtype(np.longdouble).itemsize == 16 and np.finfo(np.longdouble).nmant == 6
 # Not one of `numpy_dtype`'s, because no bytes in a file may ever become a pointer to an object.
 STRING = "string"
 
+# The dtypes, by their characters, that `memoryview` knows how to look at as bytes.
+_BUFFERED = frozenset("?bBhHiIlLqQefd")
+
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _TIME = re.compile(r"(datetime64|timedelta64)(\[[0-9]{0,9}(Y|M|W|D|h|m|s|[munpfa]s)\])?")
 
@@ -95,8 +98,10 @@ def dtype_name(dtype: np.dtype[Any]) -> str:
     Raises:
         UnsupportedObjectError: the dtype is not numeric (objects, strings, records).
     """
+    name = _NAMES.get(dtype)  # most often: it is of this machine's byte order
     # NumPy's StringDType has no byte order, and raises when it is asked for another.
-    name = _NAMES.get(dtype if dtype.kind == "T" else dtype.newbyteorder("="))
+    if name is None and dtype.kind != "T":
+        name = _NAMES.get(dtype.newbyteorder("="))
     if name is not None:
         return name
     if dtype.kind in "mM":
@@ -142,8 +147,17 @@ def to_stored(array: Array) -> Array:
 
 def byte_view(array: Array) -> memoryview:
     """The raw bytes of a C-contiguous array, without a copy."""
-    flat: Any = array.reshape(-1).view(np.uint8)
-    return memoryview(flat)
+    data: Any = array
+    if array.dtype.char in _BUFFERED and array.size:
+        return memoryview(data).cast("B")  # in a quarter of the time, for very many arrays
+    return memoryview(data.reshape(-1).view(np.uint8))
+
+
+def stored_view(array: Array) -> memoryview:
+    """The bytes of an array as it lies on disk: little-endian, in C order. Copies if it must."""
+    if sys.byteorder == "little" and array.dtype.isnative and array.flags.c_contiguous:
+        return byte_view(array)
+    return byte_view(to_stored(array))
 
 
 def number_bytes(name: str) -> int:

@@ -6,20 +6,20 @@ inputs (https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md), and so 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Self
 
 import xxhash
 
 from milepost import digest
 from milepost.digest import Buffer
+from milepost.light import light
 
 # Below this size a digest costs as little as a fingerprint, and the two hashes may differ.
 LEAST_BYTES = 1 << 14
 _SAMPLE_BYTES = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@light
 class Fingerprint:
     """The hash of the first bytes, which tells most changes, and that of all of them."""
 

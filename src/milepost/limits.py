@@ -20,7 +20,7 @@ def is_size(value: object) -> TypeGuard[int]:
 
 def is_sizes(value: object) -> TypeGuard[list[int]]:
     """Whether a value of JSON is a list of such numbers."""
-    return isinstance(value, list) and all(is_size(n) for n in value)
+    return isinstance(value, list) and all(map(is_size, value))
 
 
 def is_shape(value: object) -> TypeGuard[list[int]]:
@@ -31,7 +31,7 @@ def is_shape(value: object) -> TypeGuard[list[int]]:
     return (
         is_sizes(value)
         and len(value) <= MAX_RANK
-        and math.prod(n for n in value if n) * _MAX_ITEMSIZE < _MAX_SIZE
+        and math.prod(filter(None, value)) * _MAX_ITEMSIZE < _MAX_SIZE
     )
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -12,16 +11,16 @@ from milepost import digest, dtypes
 from milepost.buffers import BLOCK
 from milepost.chunk import Shape
 from milepost.errors import UsageError
+from milepost.light import light
 from milepost.record import CHUNK_BYTES, chunk_boxes
-from milepost.state import ArrayLike, is_in_parts
+from milepost.state import ArrayLike, InParts, is_in_parts
 from milepost.workers import Workers, jobs
 
 _THREADS = 2  # each reads memory as fast as a core can
-_NOTHING = np.empty(0, np.uint8)
 _BLANK_DIGEST, _BLANK_CHECKSUM = digest.digest(b""), digest.checksum(b"")
 
 
-@dataclass(frozen=True, slots=True)
+@light
 class Piece:
     """A chunk with its digest, before it has a place in a file."""
 
@@ -42,7 +41,7 @@ class Piece:
         return Piece(self.offset, self.shape, self.start, self.nbytes, digest, checksum)
 
 
-@dataclass(frozen=True, slots=True)
+@light
 class DigestedArray:
     """An array, cut and digested. Its bytes are fetched again when they are written."""
 
@@ -50,21 +49,16 @@ class DigestedArray:
     array: ArrayLike
     dtype: str
     shape: Shape
+    nbytes: int
     pieces: tuple[Piece, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return sum([piece.nbytes for piece in self.pieces])
 
     def digested(self, pieces: Iterable[Piece]) -> DigestedArray:
         """The same array with these pieces."""
-        return DigestedArray(self.name, self.array, self.dtype, self.shape, tuple(pieces))
+        return DigestedArray(
+            self.name, self.array, self.dtype, self.shape, self.nbytes, tuple(pieces)
+        )
 
-    def without_data(self) -> DigestedArray:
-        """What is known of it, without the array itself, which may then go."""
-        return DigestedArray(self.name, _NOTHING, self.dtype, self.shape, self.pieces)
-
-    def data(self, pieces: Iterable[Piece]) -> Iterator[memoryview]:
+    def data(self, pieces: Sequence[Piece]) -> Iterator[memoryview]:
         """The bytes of some of the pieces.
 
         Raises:
@@ -77,23 +71,29 @@ class DigestedArray:
 
     def check(self) -> None:
         """Raises UsageError if the bytes are no longer what was digested."""
-        for _ in self.data(self.pieces):
-            pass
+        for piece, data in self.present(self.pieces):
+            if digest.checksum(data) != piece.checksum:
+                raise self._changed()
 
-    def present(self, pieces: Iterable[Piece]) -> Iterator[tuple[Piece, memoryview]]:
+    def present(self, pieces: Sequence[Piece]) -> Iterable[tuple[Piece, memoryview]]:
         """Some of the pieces with the bytes that they have now, whatever was digested.
 
         Raises:
             UsageError: they are of another number.
         """
-        if not is_in_parts(self.array):
-            whole = dtypes.byte_view(dtypes.to_stored(np.asarray(self.array)))
-            if len(whole) != self.nbytes:
-                raise self._changed()
-            for piece in pieces:
-                yield piece, whole[piece.start : piece.start + piece.nbytes]
-            return
-        stream = _Stream(self.array.stored_parts())
+        if is_in_parts(self.array):
+            return self._streamed(self.array, pieces)
+        whole = dtypes.stored_view(np.asarray(self.array))
+        if len(whole) != self.nbytes:
+            raise self._changed()
+        if len(self.pieces) == 1:  # most often
+            return [(piece, whole) for piece in pieces]
+        return [(piece, whole[piece.start : piece.start + piece.nbytes]) for piece in pieces]
+
+    def _streamed(
+        self, array: InParts, pieces: Iterable[Piece]
+    ) -> Iterator[tuple[Piece, memoryview]]:
+        stream = _Stream(array.stored_parts())
         for piece in pieces:
             data = stream.read(piece.start, piece.nbytes)
             if len(data) != piece.nbytes:
@@ -166,7 +166,7 @@ def digest_array(name: str, array: ArrayLike) -> DigestedArray:
         piece.digested(digest.digest(data), digest.checksum(data))
         for piece, data in whole.present(whole.pieces)
     )
-    return DigestedArray(name, array, whole.dtype, whole.shape, pieces)
+    return DigestedArray(name, array, whole.dtype, whole.shape, whole.nbytes, pieces)
 
 
 def cut_array(name: str, array: ArrayLike) -> DigestedArray:
@@ -180,7 +180,7 @@ def cut_array(name: str, array: ArrayLike) -> DigestedArray:
         nbytes = math.prod(box) * itemsize
         pieces.append(Piece(offset, box, start, nbytes, _BLANK_DIGEST, _BLANK_CHECKSUM))
         start += nbytes
-    return DigestedArray(name, array, dtype, shape, tuple(pieces))
+    return DigestedArray(name, array, dtype, shape, start, tuple(pieces))
 
 
 def layout_order(array: DigestedArray) -> tuple[bool, int]:

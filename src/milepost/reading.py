@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from milepost import decoding, digest
 from milepost.buffers import ALIGNMENT, Buffers
 from milepost.chunk import Chunk
 from milepost.dtypes import byte_view
 from milepost.errors import DamagedError
+from milepost.light import light
 from milepost.source import ByteSource, fill_exactly
 from milepost.workers import jobs
 
@@ -23,7 +23,7 @@ _BLOCK_BYTES = 1 << 20  # of half a core's cache, and so large that Python does 
 _SCRATCH = Buffers(_THREADS, ALIGNMENT)
 
 
-@dataclass(frozen=True, slots=True)
+@light
 class Part:
     """A chunk of a leaf, and where its bytes go: nowhere, if they are only to be checked."""
 
@@ -76,17 +76,23 @@ def _read(files: Sequence[ByteSource], parts: Sequence[Part]) -> None:
 def _runs(parts: Sequence[Part]) -> Iterator[list[Part]]:
     """Parts that lie together in a file, and fit into one block."""
     run: list[Part] = []
+    first: Chunk | None = None
+    most = 0  # so far the next one may begin
     for part in parts:
-        if run and (
-            part.chunk.file != run[0].chunk.file
-            or part.chunk.encoding is not None
-            or run[0].chunk.encoding is not None
-            or part.end - run[0].chunk.position > _BLOCK_BYTES
-            or part.chunk.position - run[-1].end > run[-1].chunk.nbytes
+        chunk = part.chunk
+        if first is not None and (
+            chunk.file != first.file
+            or chunk.encoding is not None
+            or first.encoding is not None
+            or chunk.position + chunk.nbytes - first.position > _BLOCK_BYTES
+            or chunk.position > most
         ):
             yield run
-            run = []
+            run, first = [], None
+        if first is None:
+            first = chunk
         run.append(part)
+        most = chunk.position + 2 * chunk.nbytes
     if run:
         yield run
 
@@ -97,7 +103,8 @@ def _read_together(file: ByteSource, run: Sequence[Part], scratch: memoryview) -
     fill_exactly(file, start, data)
     for part in run:
         chunk = part.chunk
-        found = data[chunk.position - start : part.end - start]
+        begin = chunk.position - start
+        found = data[begin : begin + chunk.nbytes]
         if chunk.checksum is not None and not digest.matches(chunk.checksum, found):
             raise _damaged(file, part, digest.checksum(found))
         if part.target is not None:

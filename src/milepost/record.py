@@ -12,7 +12,6 @@ import binascii
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,6 +23,7 @@ from milepost.chunk import decode as decode_chunk
 from milepost.chunk import encode as encode_chunk
 from milepost.dtypes import Array
 from milepost.errors import DamagedError, VersionError
+from milepost.light import light
 from milepost.limits import is_writable
 from milepost.state import LeafSpec, Plain, spec_of
 
@@ -32,7 +32,7 @@ from milepost.state import LeafSpec, Plain, spec_of
 CHUNK_BYTES = 16 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@light
 class ArrayRecord:
     dtype: str
     shape: Shape
@@ -51,7 +51,7 @@ class ArrayRecord:
 Box: TypeAlias = tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@light
 class ForeignArray(ArrayRecord):
     """An array whose bytes do not lie in C order and little-endian: its format reads it.
 
@@ -71,10 +71,10 @@ class ForeignArray(ArrayRecord):
     def nbytes(self) -> int:
         if self.dtype == dtypes.STRING:
             return self.stored or 0  # no two strings need have one length
-        return super(ForeignArray, self).nbytes  # slots make another class of this one
+        return super().nbytes  # slots make another class of this one
 
 
-@dataclass(frozen=True, slots=True)
+@light
 class PlainRecord:
     value: Plain
 

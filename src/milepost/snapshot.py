@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from milepost import decoding, digest, dtypes, reading
-from milepost.buffers import aligned
+from milepost.buffers import ALIGNMENT, aligned
 from milepost.chunk import Chunk
 from milepost.dtypes import Array
 from milepost.errors import LeafNotFoundError, MilepostError
@@ -39,6 +39,10 @@ from milepost.source import ByteSource, fill_exactly
 from milepost.state import LeafSpec, ObjectInfo, Plain
 
 _THREADS = 2
+# What each small array keeps alive of its neighbours.
+_BLOCK_BYTES = 1 << 18
+_SMALL_BYTES = 1 << 14
+_NO_MEMORY: Array = np.empty(0, np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +183,14 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
             record.value if isinstance(record, PlainRecord) else None for record in records
         ]
         foreign, targets = [], []
+        memory = _Memory()
         for index, record in enumerate(records):
             if isinstance(record, ForeignArray):
                 foreign.append(index)
             elif isinstance(record, ArrayRecord):
-                array = _new_array(record.dtype, record.shape)
+                array = memory.array(record.dtype, record.shape)
                 results[index] = array
-                targets.append((names[index], record, _whole(record), array))
+                targets.append((names[index], record, None, array))
         self._fill(targets)
         with ThreadPoolExecutor(_THREADS, "milepost-read") as pool:
             jobs = [(index, pool.submit(self.read, names[index])) for index in foreign]
@@ -231,7 +236,7 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
         for name, array in targets:
             record = self.record(name)
             assert isinstance(record, ArrayRecord)
-            found.append((name, record, _whole(record), array))
+            found.append((name, record, None, array))
         self._fill(found)
 
     def read_parts(self, name: str) -> Iterator[tuple[Box, Array]]:
@@ -262,16 +267,19 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
         self._fill([(name, record, box, result)])
         return result
 
-    def _fill(self, targets: Iterable[tuple[str, ArrayRecord, Box, Array]]) -> None:
-        """Fill each array with what lies inside the box of its leaf."""
-        parts, filled = [], []
+    def _fill(self, targets: Sequence[tuple[str, ArrayRecord, Box | None, Array]]) -> None:
+        """Fill each array with what lies inside the box of its leaf; without one, with all of it.
+
+        Raises as `fetch`.
+        """
+        parts = []
         for name, record, box, array in targets:
-            filled.append(array)
             if _is_one_chunk(record, array) and array.flags.c_contiguous:  # most often
                 parts.append(Part(name, record.chunks[0], dtypes.byte_view(array)))
                 continue
+            inside = _whole(record) if box is None else box
             for chunk in record.chunks:
-                found = overlap(box, chunk.offset, chunk.shape)
+                found = overlap(inside, chunk.offset, chunk.shape)
                 if found is None:
                     continue
                 part = array[as_index(found[0])]
@@ -284,7 +292,7 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
                 part[...] = whole[as_index(found[1])]
         self.fetch(parts)
         if sys.byteorder == "big":
-            for array in filled:
+            for *_, array in targets:
                 array.byteswap(inplace=True)
 
     def fetch(self, parts: Iterable[Part]) -> None:
@@ -352,6 +360,25 @@ def _is_one_chunk(record: ArrayRecord, box: Array) -> bool:
 def _new_array(dtype: str, shape: Sequence[int]) -> Array:
     kind = dtypes.numpy_dtype(dtype)
     return aligned(math.prod(shape) * kind.itemsize).view(kind).reshape(shape)
+
+
+class _Memory:
+    """Memory for many new arrays, of which small ones lie together."""
+
+    def __init__(self) -> None:
+        self._block, self._used = _NO_MEMORY, 0
+
+    def array(self, dtype: str, shape: Sequence[int]) -> Array:
+        """An array that is aligned, and not filled."""
+        kind = dtypes.numpy_dtype(dtype)
+        nbytes = math.prod(shape) * kind.itemsize
+        if nbytes >= _SMALL_BYTES:
+            return _new_array(dtype, shape)
+        start = self._used
+        if start + nbytes > len(self._block):
+            self._block, start = aligned(_BLOCK_BYTES), 0
+        self._used = start + nbytes + -nbytes % ALIGNMENT
+        return np.ndarray(shape, kind, self._block, start)
 
 
 def _no_such_leaf(snapshot: str, name: str, names: list[str]) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import operator
 import queue
 import threading
 from collections import deque
@@ -38,6 +39,7 @@ from milepost.workers import Workers
 SLOT_BYTES = CHUNK_BYTES  # no piece is larger
 FEW = 3  # so many slots keep two cores and a disk busy
 _THREADS = 2
+_SMALL_BYTES = 1 << 16  # copied sooner than another thread gets hold of Python's lock
 
 Part = tuple[DigestedArray, Piece]
 Candidate = tuple[DigestedArray, Sequence[Piece]]
@@ -119,10 +121,14 @@ class Batch:
     def copy(self) -> None:
         """Copy what was added since the last time."""
         position = self.begin + self.used - sum(map(len, self.sources))
+        bytes_of_slot = byte_view(self.slot)
         for source in self.sources:
-            copy = self.slot[position : position + len(source)]
-            np.copyto(copy, np.frombuffer(source, np.uint8))
-            position += len(source)
+            end = position + len(source)
+            if len(source) < _SMALL_BYTES:
+                bytes_of_slot[position:end] = source
+            else:  # without Python's lock
+                np.copyto(self.slot[position:end], np.frombuffer(source, np.uint8))
+            position = end
         self.sources.clear()
 
     def digest(self) -> None:
@@ -142,10 +148,10 @@ class Batch:
         """
         spans, position = [], self.begin
         for is_wanted, group in itertools.groupby(
-            zip(wanted, self.pieces, strict=True), key=lambda pair: pair[0]
+            zip(wanted, self.pieces, strict=True), key=operator.itemgetter(0)
         ):
             start = position
-            position += sum(piece.nbytes for _, piece in group)
+            position += sum([piece.nbytes for _, piece in group])
             if is_wanted:
                 spans.append(byte_view(self.slot[start:position]))
         self._left = len(spans)

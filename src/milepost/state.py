@@ -8,16 +8,18 @@ value (None, bool, int, float, str, bytes). Beside its leaves a state knows its 
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import numpy as np
 
 from milepost.dtypes import Array, dtype_name
+from milepost.light import light
 from milepost.tree import Structure, join
 
 __all__ = [
+    "NO_RULE",
     "ArrayLike",
     "InParts",
     "Leaf",
@@ -34,6 +36,7 @@ __all__ = [
     "replaced_at",
     "rule_at",
     "spec_of",
+    "with_ancestors",
 ]
 
 Plain: TypeAlias = bool | int | float | str | bytes | None
@@ -79,7 +82,7 @@ def is_array(leaf: Leaf) -> TypeGuard[ArrayLike]:
     return not is_plain(leaf)
 
 
-@dataclass(frozen=True, slots=True)
+@light
 class LeafSpec:
     """What a leaf is, without its value.
 
@@ -123,6 +126,9 @@ class Rule(enum.Flag):
     IGNORES = enum.auto()  # leaves that only the snapshot has are left out
     OPAQUE = enum.auto()  # with REPLACED: code that is not ours takes it back, and knows what fits
     FIXED = enum.auto()  # a plain leaf whose value must be the same on both sides
+
+
+NO_RULE = Rule(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +175,17 @@ def ancestors(name: str) -> Iterator[str]:
         yield name
 
 
+def with_ancestors(names: Iterable[str]) -> set[str]:
+    """These names and all above them."""
+    found: set[str] = set()
+    for name in names:
+        above = name
+        while above not in found:
+            found.add(above)
+            above = above.rpartition("/")[0]
+    return found
+
+
 def replaced_at(rules: Mapping[str, Rule], name: str) -> str | None:
     """The name of the outermost subtree around the leaf `name` that is replaced as a whole."""
     found = [a for a in ancestors(name) if a != name and Rule.REPLACED in rules.get(a, Rule(0))]
@@ -176,7 +193,10 @@ def replaced_at(rules: Mapping[str, Rule], name: str) -> str | None:
 
 
 def rule_at(rules: Mapping[str, Rule], name: str) -> Rule:
-    """The rule that holds for the leaf `name`: the nearest above it, but REPLACED before all."""
+    """The rule that holds for the leaf `name`: the nearest above it, but REPLACED before all.
+
+    It is the same for all leaves that are next to each other.
+    """
     nearest = None
     for above in ancestors(name):
         rule = rules.get(above)

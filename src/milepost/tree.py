@@ -133,10 +133,13 @@ def leaf_names(node: Structure, name: str) -> Iterator[str]:
 
 def containers(node: Structure, name: str) -> Iterator[tuple[str, str]]:
     """The (name, kind) of all containers at and below `name`, empty ones too."""
-    if kind_of(node) != "leaf":
-        yield name, kind_of(node)
+    kind = kind_of(node)
+    if kind == "leaf":
+        return
+    yield name, kind
     for key, child in children(node):
-        yield from containers(child, join(name, key_text(key)))
+        if child is not None:
+            yield from containers(child, join(name, key_text(key)))
 
 
 def build(node: Structure, name: str, leaf: LeafMaker) -> Any:

@@ -88,8 +88,8 @@ def late_leaves(entries: Sequence[PlanEntry], target: State, snapshot: Snapshot)
             if entry.source is not None
             and entry.status is Status.EXACT
             and entry.name in target.late
-            and entry.expected == entry.found
             and _is_worth_it(snapshot, entry.source)
+            and entry.expected == entry.found
         },
     )
 

@@ -12,6 +12,7 @@ import numpy as np
 from milepost import dtypes, tree
 from milepost.checkpoint import scalars
 from milepost.checkpoint.selection import Renaming, Selection
+from milepost.light import light
 from milepost.record import ArrayRecord
 from milepost.snapshot import Snapshot
 from milepost.state import (
@@ -23,6 +24,7 @@ from milepost.state import (
     replaced_at,
     rule_at,
     spec_of,
+    with_ancestors,
 )
 
 
@@ -45,7 +47,7 @@ REFUSED = (Status.CAST, Status.MISSING, Status.UNEXPECTED, Status.MISMATCHED)
 READ = (Status.EXACT, Status.CAST, Status.ADDED)
 
 
-@dataclass(frozen=True, slots=True)
+@light
 class PlanEntry:
     """One leaf of a plan.
 
@@ -187,7 +189,9 @@ class _Maker:
         self._here = _containers(target.objects)
         self._there = _containers(objects)
         # Where the structure is a plain mapping of names, the names tell what holds leaves.
-        self._holders = {above for name in sources for above in ancestors(name)} | set(self._there)
+        self._holders = with_ancestors(sources) | set(self._there)
+        self._fixed = {name for name, rule in target.rules.items() if Rule.FIXED in rule}
+        self._rules: dict[str, Rule] = {}  # by the name of what a leaf is in
 
     def entry(self, name: str) -> PlanEntry:
         if name not in self._target.leaves:
@@ -199,26 +203,29 @@ class _Maker:
     def _matched(self, name: str) -> PlanEntry:
         leaf, source = self._target.leaves[name], self._sources[name]
         expected, found = spec_of(leaf), self._snapshot.spec(source)
-        rule = rule_at(self._target.rules, name)
+        rule = self._rule(name)
         status, note = _compare(expected, found)
         differ = expected.is_array != found.is_array or isinstance(leaf, np.generic)
         if differ and _rank(expected) == _rank(found) == 0:
             grows = Rule.GROWS in rule or Rule.REPLACED in rule
             fit = scalars.fit(leaf, self._snapshot.read(source), grows=grows)
             status = Status(fit or Status.MISMATCHED)
-        if Rule.OPAQUE in rule:
+        if status is not Status.EXACT and Rule.OPAQUE in rule:
             status = Status.EXACT  # only the object itself knows what it takes
-        if Rule.FIXED in self._target.rules.get(name, Rule(0)):
+        if name in self._fixed:
             there = self._renaming.text(self._snapshot.read(source))
             if leaf != there:
                 status, note = Status.MISMATCHED, f"expected {leaf!r:.200}, found {there!r:.200}"
         tied = self._target.ties.get(name)
-        if tied in self._sources and Rule.REPLACED not in rule:
-            assert tied is not None
-            if not _same_bytes(self._snapshot, source, self._sources[tied]):
-                status = Status.MISMATCHED
-                note = f"shares its memory with {tied} here, but has other values in the snapshot"
+        if tied is not None and Rule.REPLACED not in rule and self._differs(tied, source):
+            status = Status.MISMATCHED
+            note = f"shares its memory with {tied} here, but has other values in the snapshot"
         return PlanEntry(name, status, source, expected, found, note)
+
+    def _differs(self, name: str, source: str) -> bool:
+        """Whether the snapshot has other values for the live leaf `name` than its `source`."""
+        other = self._sources.get(name)
+        return other is not None and not _same_bytes(self._snapshot, source, other)
 
     def _only_in_object(self, name: str) -> PlanEntry:
         rules = self._target.rules
@@ -246,7 +253,7 @@ class _Maker:
         source, rules = self._sources[name], self._target.rules
         found = self._snapshot.spec(source)
         status = Status.UNEXPECTED
-        rule = rule_at(rules, name)
+        rule = self._rule(name)
         if name in rules and Rule.REPLACED not in rule:
             rule = Rule(0)  # a container here, a leaf there
         grows = Rule.GROWS in rule and _rank(found) == 0 and self._has_place(name)
@@ -255,6 +262,13 @@ class _Maker:
         elif Rule.IGNORES in rule:
             status = Status.IGNORED
         return PlanEntry(name, status, source, None, found)
+
+    def _rule(self, name: str) -> Rule:
+        above = name.rpartition("/")[0]
+        rule = self._rules.get(above)
+        if rule is None:
+            rule = self._rules[above] = rule_at(self._target.rules, name)
+        return rule
 
     def _has_place(self, name: str) -> bool:
         """Whether the live container nearest above `name` is of the kind that was saved there."""
@@ -281,13 +295,9 @@ def _rank(spec: LeafSpec) -> int:
 
 
 def _compare(expected: LeafSpec, found: LeafSpec) -> tuple[Status, str]:
-    if expected.is_array != found.is_array:
+    if expected.shape != found.shape:  # None is that of a plain value
         return Status.MISMATCHED, ""
-    if not expected.is_array:
-        return Status.EXACT, ""
-    if expected.shape != found.shape:
-        return Status.MISMATCHED, ""
-    if expected.dtype == found.dtype:
+    if expected.shape is None or expected.dtype == found.dtype:
         return Status.EXACT, ""
     return (Status.CAST if _can_cast(found.dtype, expected.dtype) else Status.MISMATCHED), ""
 

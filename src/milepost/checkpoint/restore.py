@@ -103,7 +103,7 @@ class Restore:
         values = self._snapshot.read_all([str(entry.source) for entry in entries])
         for entry, found in zip(entries, values, strict=True):
             value = found
-            if entry.expected and entry.found and self._is_converted(entry):
+            if self._is_converted(entry):
                 value = scalars.converted(self._target.leaves[entry.name], value)
             elif entry.status is Status.CAST and entry.expected is not None:
                 value = np.asarray(value).astype(dtypes.numpy_dtype(entry.expected.dtype))
@@ -111,9 +111,8 @@ class Restore:
         return leaves
 
     def _is_converted(self, entry: PlanEntry) -> bool:
-        assert entry.expected is not None
-        assert entry.found is not None
-        if entry.expected.is_array == entry.found.is_array:
+        expected, found = entry.expected, entry.found
+        if expected is None or found is None or expected.is_array == found.is_array:
             return False
         rule = rule_at(self._target.rules, entry.name)
         anything = rule & (Rule.GROWS | Rule.REPLACED)

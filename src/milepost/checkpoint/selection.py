@@ -98,6 +98,8 @@ class Renaming:
         Raises:
             UsageError: two leaves would get one name, or a name names nothing.
         """
+        if not self._rename:
+            return {name: name for name in names}
         unused = set(self._rename)
         sources: dict[str, str] = {}
         for name in names:

@@ -49,10 +49,21 @@ from typing import Any, Protocol
 import numpy as np
 
 from milepost import tree
-from milepost.dtypes import Array
+from milepost.dtypes import Array, dtype_name
 from milepost.errors import UnsupportedObjectError
+from milepost.light import light
 from milepost.limits import is_writable
-from milepost.state import Leaf, ObjectInfo, Plain, Rule, State, ancestors, join, spec_of
+from milepost.state import (
+    NO_RULE,
+    Leaf,
+    ObjectInfo,
+    Plain,
+    Rule,
+    State,
+    is_array,
+    join,
+    with_ancestors,
+)
 from milepost.tree import Structure
 
 
@@ -120,7 +131,7 @@ class Capture:
         finally:
             self._open.discard(id(value))
         if name not in self._leaves:
-            self._rules.setdefault(name, Rule(0))  # rules of what is above end here
+            self._rules.setdefault(name, NO_RULE)  # rules of what is above end here
         return structure
 
     def replaced(self, name: str, value: Any, *, late: bool = False) -> Structure:
@@ -172,10 +183,11 @@ class Capture:
             )
         if not is_writable(name):
             raise UnsupportedObjectError(f"{name!r} is no name: it has no UTF-8 form")
-        try:
-            spec_of(value)
-        except UnsupportedObjectError as error:
-            raise UnsupportedObjectError(f"{name}: {error}") from None
+        if is_array(value):
+            try:
+                dtype_name(value.dtype)
+            except UnsupportedObjectError as error:
+                raise UnsupportedObjectError(f"{name}: {error}") from None
         self._leaves[name] = value
         if immutable:
             self._immutable.add(name)
@@ -196,7 +208,7 @@ class Capture:
         return self._configs.get(name, {})
 
 
-@dataclass(frozen=True, slots=True)
+@light
 class Placed:
     """A late leaf that has found its place.
 
@@ -322,8 +334,8 @@ class Saved:
     def is_gone(self, name: str) -> bool:
         """Whether a subtree of a live object has leaves, and the restore removes them all."""
         if self._gone is None:
-            above_kept = {a for leaf in self.kept | set(self.leaves) for a in ancestors(leaf)}
-            self._gone = {a for leaf in self.removed for a in ancestors(leaf)} - above_kept
+            above_kept = with_ancestors(self.kept) | with_ancestors(self.leaves)
+            self._gone = with_ancestors(self.removed) - above_kept
         return name in self._gone
 
 

@@ -16,15 +16,12 @@ from milepost.tree import Structure
 ARRAYS = {"numpy.generic": lambda array: array[()]}
 
 
+_VALUES = (np.ndarray, np.generic)
+_GENERATORS = (np.random.Generator, np.random.RandomState, np.random.BitGenerator)
+
+
 def handles(value: Any) -> bool:
-    return isinstance(
-        value,
-        np.ndarray
-        | np.generic
-        | np.random.Generator
-        | np.random.RandomState
-        | np.random.BitGenerator,
-    )
+    return isinstance(value, (*_VALUES, *_GENERATORS))
 
 
 def capture(value: Any, name: str, capture: Capture) -> Structure:
@@ -45,7 +42,7 @@ def capture(value: Any, name: str, capture: Capture) -> Structure:
 
 
 def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
-    if isinstance(value, np.ndarray | np.generic):
+    if isinstance(value, _VALUES):
         if not saved.has(name):
             return value
         if isinstance(value, np.ndarray) and value.flags.writeable:
@@ -64,13 +61,7 @@ def copied(value: Any, copied: Callable[[Any], Any]) -> Any:
 
 
 def _memory(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:
-    return (
-        "numpy",
-        array.__array_interface__["data"][0],
-        array.shape,
-        array.strides,
-        array.dtype.str,
-    )
+    return "numpy", array.ctypes.data, array.shape, array.strides, array.dtype
 
 
 def _state(generator: Any) -> dict[str, Any]:

@@ -22,6 +22,8 @@ _CONTAINERS: tuple[type, ...] = (
     *(collections.OrderedDict, collections.Counter, collections.defaultdict),
     *(dict, list, set, frozenset, collections.deque),
 )
+_SETS = (set, frozenset)
+_LISTS = (list, collections.deque)
 
 
 def handles(value: Any) -> bool:
@@ -40,7 +42,7 @@ def capture(value: Any, name: str, capture: Capture) -> Structure:
     if isinstance(value, PLAIN_TYPES):
         capture.leaf(name, value)
         return None
-    if isinstance(value, set | frozenset):
+    if isinstance(value, _SETS):
         # A set has no order; sorting gives the same leaves the same names.
         items = enumerate(sorted(value, key=repr))
         capture.rule(name, Rule.REPLACED)
@@ -49,12 +51,12 @@ def capture(value: Any, name: str, capture: Capture) -> Structure:
         return {_kind(value): nodes}
     if isinstance(value, dict):
         capture.rule(name, Rule.GROWS)
-    elif isinstance(value, list | collections.deque):
+    elif isinstance(value, _LISTS):
         capture.rule(name, Rule.GROWS | Rule.SHRINKS)
-    children = []
+    children, is_sequence = [], _is_sequence(value)
     for key, item in _items(value):
         child = capture.child(join(name, key_text(key)), item)
-        children.append(child if _is_sequence(value) else [_encoded(name, key), child])
+        children.append(child if is_sequence else [_encoded(name, key), child])
     node: dict[str, Any] = {_kind(value): children}
     if isinstance(value, collections.deque) and value.maxlen is not None:
         node["maxlen"] = value.maxlen
@@ -76,11 +78,11 @@ def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
         return value
     if isinstance(value, PLAIN_TYPES):
         return saved.value(name, node) if saved.has(name) else value
-    if isinstance(value, set | frozenset):
+    if isinstance(value, _SETS):
         return _apply_set(value, name, node, saved)
     if isinstance(value, dict):
         return _apply_dict(value, name, node, saved)
-    if isinstance(value, list | collections.deque):
+    if isinstance(value, _LISTS):
         return _apply_list(value, name, node, saved)
     if isinstance(value, tuple):
         parts = _apply_parts(value, name, node, saved)

@@ -18,7 +18,7 @@ from milepost.pieces import DigestedArray, Piece, check_all, cut_array
 from milepost.staging import Batch, Candidate, Slots, Staging, Transfer
 from milepost.state import State, is_array
 from milepost.storage.base import NewObject, Storage
-from milepost.store.known import Known
+from milepost.store.known import Known, Unchanged
 from milepost.store.manifest import PackRef
 from milepost.store.pack import PackPlan, Place
 
@@ -36,7 +36,10 @@ class LeafData:
         written: how many bytes of arrays were.
     """
 
-    def __init__(self, storage: Storage, known: Known, state: State) -> None:
+    def __init__(
+        self, storage: Storage, known: Known, state: State, *, background: bool = False
+    ) -> None:
+        """In the `background`, whose caller waits for this, nobody looks at constant arrays."""
         self.pack: PackRef | None = None
         self.written = 0
         self.places: dict[str, Place] = {}
@@ -48,20 +51,23 @@ class LeafData:
         }
         self._digested: dict[str, dict[int, Piece]] = {name: {} for name in self.arrays}
         self._fingerprints: dict[str, dict[int, Fingerprint]] = {}
-        self._plan = PackPlan(self._changed())
+        unchanged = known.unchanged(self.arrays.values(), state.immutable if background else ())
+        self._plan = PackPlan(self._changed(unchanged))
 
     @property
     def packs(self) -> Mapping[str, PackRef]:
         """Every pack that these arrays need, by name."""
         return {place.pack.name: place.pack for place in self.places.values()}
 
-    def _changed(self) -> list[Candidate]:
+    def _changed(self, unchanged: Mapping[str, Unchanged]) -> list[Candidate]:
         """The arrays that are not all what they were at the last save, and which pieces."""
         changed: list[Candidate] = []
-        unchanged = self._known.unchanged(self.arrays.values())
         for array in self.arrays.values():
-            same, fingerprints = unchanged.get(array.name, ([], {}))
-            self._fingerprints[array.name] = fingerprints
+            same, self._fingerprints[array.name] = unchanged.get(array.name) or ([], {})
+            if not same:  # most often: all or nothing
+                if array.pieces:
+                    changed.append((array, array.pieces))
+                continue
             digested = self._digested[array.name]
             for piece in same:
                 digested[piece.start] = piece

@@ -11,14 +11,14 @@ notice what is written through `.data` or a NumPy array that shares the memory.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Collection, Iterable, Mapping
+from typing import TypeAlias
 
 from milepost import digest
+from milepost.chunk import Shape
 from milepost.errors import PathNotFoundError
 from milepost.fingerprint import Fingerprint, checked
+from milepost.light import light
 from milepost.pieces import DigestedArray, Piece
 from milepost.record import ArrayRecord
 from milepost.state import ArrayLike, is_in_parts
@@ -32,13 +32,23 @@ _THREADS = 2
 _REMEMBERED = 100_000
 
 
-@dataclass(frozen=True, slots=True)
+@light
 class _Saved:
     """A leaf as it was saved last. `source` is the array itself, if it can never change."""
 
-    array: DigestedArray
+    dtype: str
+    shape: Shape
+    pieces: tuple[Piece, ...]
     fingerprints: Mapping[int, Fingerprint]  # by the start of the piece
     source: weakref.ref[ArrayLike] | None
+
+    def source_is(self, array: ArrayLike) -> bool:
+        """Whether this is the very array that was saved."""
+        return self.source is not None and self.source() is array
+
+
+# Pieces of an array that are what they were, and their fingerprints by their start.
+Unchanged: TypeAlias = tuple[list[Piece], dict[int, Fingerprint]]
 
 
 class Known:
@@ -95,8 +105,7 @@ class Known:
                 )
                 start += chunk.nbytes
             if leaves or name not in self._saved:
-                array = DigestedArray(name, _NOTHING, record.dtype, record.shape, tuple(pieces))
-                self._saved[name] = _Saved(array, {}, None)
+                self._saved[name] = _Saved(record.dtype, record.shape, tuple(pieces), {}, None)
 
     def remember(
         self,
@@ -109,7 +118,9 @@ class Known:
         constant = set(immutable)
         self._saved = {
             name: _Saved(
-                array.without_data(),  # it must not be kept alive
+                array.dtype,
+                array.shape,
+                array.pieces,
                 fingerprints.get(name, {}),
                 weakref.ref(array.array) if name in constant else None,
             )
@@ -122,37 +133,52 @@ class Known:
             self.places.pop(value, None)
 
     def unchanged(
-        self, arrays: Iterable[DigestedArray]
-    ) -> dict[str, tuple[list[Piece], dict[int, Fingerprint]]]:
-        """Of each array the pieces that are what they were, and their fingerprints."""
-        candidates = [array for array in arrays if self._is_comparable(array)]
-        found = list(jobs(candidates, lambda array: array.nbytes))
-        with Workers(_THREADS, "milepost-compare") as workers:
-            running = [workers.submit(self._all_compared, job) for job in found]
-        return {name: result for job in running for name, result in job.result()}
+        self, arrays: Iterable[DigestedArray], constant: Collection[str] = ()
+    ) -> dict[str, Unchanged]:
+        """Of each array what has not changed.
 
-    def _all_compared(
-        self, arrays: Iterable[DigestedArray]
-    ) -> list[tuple[str, tuple[list[Piece], dict[int, Fingerprint]]]]:
+        Of one that is `constant` nobody looks at the bytes: it is the very array of the last
+        save, or another.
+        """
+        found: dict[str, Unchanged] = {}
+        candidates = []
+        for array in arrays:
+            if not self._is_comparable(array):
+                continue
+            if self._saved[array.name].source_is(array.array):
+                found[array.name] = self._all_of(array.name)
+            elif array.name not in constant:
+                candidates.append(array)
+        with Workers(_THREADS, "milepost-compare") as workers:
+            running = [
+                workers.submit(self._all_compared, job)
+                for job in jobs(candidates, lambda array: array.nbytes)
+            ]
+        return found | {name: result for job in running for name, result in job.result()}
+
+    def _all_compared(self, arrays: Iterable[DigestedArray]) -> list[tuple[str, Unchanged]]:
         return [(array.name, self._compared(array)) for array in arrays]
+
+    def _all_of(self, name: str) -> Unchanged:
+        saved = self._saved[name]
+        there = [piece for piece in saved.pieces if self.place(piece.digest)]
+        return there, dict(saved.fingerprints)
 
     def _is_comparable(self, array: DigestedArray) -> bool:
         saved = self._saved.get(array.name)
         return (
             saved is not None
             and not is_in_parts(array.array)
-            and (saved.array.dtype, saved.array.shape) == (array.dtype, array.shape)
-            and len(saved.array.pieces) == len(array.pieces)
+            and saved.dtype == array.dtype
+            and saved.shape == array.shape
+            and len(saved.pieces) == len(array.pieces)
         )
 
-    def _compared(self, array: DigestedArray) -> tuple[list[Piece], dict[int, Fingerprint]]:
-        saved = self._saved[array.name]
-        there = [piece for piece in saved.array.pieces if self.place(piece.digest)]
-        if saved.source is not None and saved.source() is array.array:
-            return there, dict(saved.fingerprints)
+    def _compared(self, array: DigestedArray) -> Unchanged:
+        there, known = self._all_of(array.name)
         pieces, fingerprints = [], {}
         for piece, data in array.present(there):
-            before = saved.fingerprints.get(piece.start)
+            before = known.get(piece.start)
             if before is None and digest.digest(data) == piece.digest:
                 _, before = checked(data)
             elif before is None or not before.fits(data):
@@ -161,6 +187,3 @@ class Known:
             if before is not None:
                 fingerprints[piece.start] = before
         return pieces, fingerprints
-
-
-_NOTHING = np.empty(0, np.uint8)

@@ -8,18 +8,19 @@ that where data lies can be found again from the packs alone.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from milepost import container, digest, dtypes, sealed
 from milepost.buffers import BLOCK
 from milepost.chunk import Chunk, Shape
+from milepost.light import light
 from milepost.pieces import DigestedArray, Piece, layout_order
 from milepost.record import ArrayRecord
 from milepost.store.manifest import PackRef
 
 
-@dataclass(frozen=True, slots=True)
+@light
 class Place:
     """Where the bytes of one digest lie."""
 
@@ -50,8 +51,9 @@ class PackPlan:
             if len(array.pieces) > 1
         }
         entries = [e for a, pieces in self.candidates for e in self._entries(a, pieces, cut=True)]
-        self.head_bytes = len(_header(entries, BLOCK)[0])
-        self.nbytes = self.head_bytes + sum(entry.nbytes for entry in entries)
+        nbytes = sum([entry.nbytes for entry in entries])
+        self.head_bytes = _room(entries, nbytes)
+        self.nbytes = self.head_bytes + nbytes
 
     def keep(self, array: DigestedArray, piece: Piece) -> None:
         """A piece is new, and follows the one before in the file."""
@@ -82,23 +84,21 @@ class PackPlan:
             return
         if len(array.pieces) == 1 or (len(pieces) == len(array.pieces) and not cut):
             code, shape = dtypes.container_type(array.dtype, array.shape)
-            yield _Entry(self._whole[array.name], code, shape, tuple(pieces))
+            yield _Entry(self._whole[array.name], code, shape, array.nbytes, pieces)
             return
         for piece in pieces:
             code, shape = dtypes.container_type(array.dtype, piece.shape)
-            yield _Entry(self._slices[array.name, piece.start], code, shape, (piece,))
+            name = self._slices[array.name, piece.start]
+            yield _Entry(name, code, shape, piece.nbytes, (piece,))
 
 
-@dataclass(frozen=True, slots=True)
+@light
 class _Entry:
     name: str
     code: str
     shape: Shape
-    pieces: tuple[Piece, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(piece.nbytes for piece in self.pieces)
+    nbytes: int
+    pieces: Sequence[Piece]
 
 
 def _header(entries: Sequence[_Entry], alignment: int) -> tuple[bytes, int]:
@@ -114,24 +114,43 @@ def _header(entries: Sequence[_Entry], alignment: int) -> tuple[bytes, int]:
     )
 
 
+def _room(entries: Sequence[_Entry], nbytes: int) -> int:
+    """No fewer bytes than a header of these entries takes: whole blocks.
+
+    To count them is much cheaper than to make a header of digests that are not known yet.
+    """
+    outer = len(f':{{"dtype":"","shape":,"data_offsets":[{nbytes},{nbytes}]}},')
+    inner = len(r"[,,\"\",\"\"],")
+    room = len(_header((), 1)[0])
+    for entry in entries:
+        name_inside, name = _quoted_lengths(entry.name)
+        room += outer + name + len(entry.code) + len(str(entry.shape))
+        for piece in entry.pieces:
+            sums = len(piece.digest) + len(piece.checksum)
+            room += inner + name_inside + len(str(piece.nbytes)) + sums
+    return room + -room % BLOCK
+
+
+def _quoted_lengths(name: str) -> tuple[int, int]:
+    """The bytes of a name in JSON that is a text inside JSON, and in JSON; quotes are counted."""
+    if name.isascii() and name.isprintable() and '"' not in name and "\\" not in name:
+        return len(name) + len(r"\"\""), len(name) + len('""')
+    text = json.dumps(name, ensure_ascii=False)
+    return len(json.dumps(text, ensure_ascii=False).encode()), len(text.encode())
+
+
 def placed(leaf: DigestedArray, places: dict[str, Place], packs: dict[str, int]) -> ArrayRecord:
     """The record of a leaf, once every one of its digests has a place.
 
     `packs` gives each pack's index in the manifest, by name.
     """
-    chunks = tuple(
-        Chunk(
-            piece.offset,
-            piece.shape,
-            piece.digest,
-            piece.checksum,
-            packs[places[piece.digest].pack.name],
-            places[piece.digest].position,
-            piece.nbytes,
-        )
-        for piece in leaf.pieces
-    )
-    return ArrayRecord(leaf.dtype, leaf.shape, chunks)
+    chunks = []
+    for piece in leaf.pieces:
+        place = places[piece.digest]
+        file = packs[place.pack.name]
+        box, sums = (piece.offset, piece.shape), (piece.digest, piece.checksum)
+        chunks.append(Chunk(*box, *sums, file, place.position, piece.nbytes))
+    return ArrayRecord(leaf.dtype, leaf.shape, tuple(chunks))
 
 
 def slice_name(leaf: str, offset: Shape, shape: Shape) -> str:

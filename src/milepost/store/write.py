@@ -152,7 +152,7 @@ class Writer:
             if not overwrite and draft.step in self.store:
                 raise self.step_exists(draft.step)
             self._index_known()
-            data = LeafData(self.store.storage, self.known, state)
+            data = LeafData(self.store.storage, self.known, state, background=not live)
             # Until the commit: what is not written again may not be removed meanwhile.
             save = _Save(
                 self,
