@@ -220,8 +220,8 @@ def test_sixty_four_dimensions_are_read():
     assert read_header(file_of({"a": entry(shape=[1] * 64, offsets=[0, 1])}, b"x"))
 
 
-@pytest.mark.parametrize("value", [TensorEntry("U8", (), 0, 1), read_header(file_of(b"{}"))])
-def test_what_was_read_is_frozen_and_slotted(value):
+def test_a_header_is_frozen_and_slotted():
+    value = read_header(file_of(b"{}"))
     assert not hasattr(value, "__dict__")
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(value, dataclasses.fields(value)[0].name, None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -150,12 +148,10 @@ def test_strings_and_records_are_refused(array):
         digest_array("a", array)
 
 
-def test_a_digested_array_and_its_pieces_are_frozen_and_slotted():
+def test_a_digested_array_and_its_pieces_are_slotted():
     found = digest_array("a", np.zeros(1))
     for value in (found, *found.pieces):
         assert not hasattr(value, "__dict__")
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            value.shape = ()
 
 
 def test_objects_are_refused_with_an_error_of_ours():
