@@ -19,6 +19,7 @@ from milepost.source import ByteSource, fill_exactly
 from milepost.workers import jobs
 
 _THREADS = 2  # each copies out of the page cache as fast as a core can
+_MANY = 200  # parts in a job: Python's own work is most of it, and only one thread does that
 _BLOCK_BYTES = 1 << 20  # of half a core's cache, and so large that Python does not count
 _SCRATCH = Buffers(_THREADS, ALIGNMENT)
 
@@ -44,7 +45,7 @@ def fetch(files: Sequence[ByteSource], parts: Iterable[Part]) -> None:
     """
     ordered = sorted(parts, key=lambda part: (part.chunk.file, part.chunk.position))
     found = list(jobs(ordered, lambda part: part.chunk.nbytes))
-    if len(found) < 2:
+    if len(found) < 2 or len(ordered) > _MANY * len(found):
         for job in found:
             _read(files, job)
         return

@@ -72,6 +72,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("milepost.pieces.CHUNK_BYTES", 8192)
     monkeypatch.setattr("milepost.staging.SLOT_BYTES", 8192)
     monkeypatch.setattr("milepost.storage.direct.BUFFER_BYTES", 4096)
+    monkeypatch.setattr("milepost.storage.direct.PART_BYTES", 4096)
 
 
 def test_what_is_written_is_read(tmp_path: Path):
@@ -121,7 +122,7 @@ PROGRAM = """
 import os, sys
 import milepost.pieces, milepost.staging, milepost.storage.direct
 milepost.pieces.CHUNK_BYTES = milepost.staging.SLOT_BYTES = 8192
-milepost.storage.direct.BUFFER_BYTES = 4096
+milepost.storage.direct.BUFFER_BYTES = milepost.storage.direct.PART_BYTES = 4096
 from tests.model.test_write_file import leaves_of, write
 from milepost.storage.faults import FaultyFileSystem, kill_process
 

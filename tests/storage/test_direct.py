@@ -112,6 +112,35 @@ def test_every_byte_lies_in_its_place(tmp_path: Path, filesystem, sizes, off: in
     assert (tmp_path / "file").read_bytes() == (bytes(START) + data if data else b"")
 
 
+@pytest.mark.parametrize("filesystem", [Recording, RefusedAtOnce, RefusedLater])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_large_data_is_written_in_parts_and_given_back_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filesystem, sizes
+):
+    monkeypatch.setattr("milepost.storage.direct.PART_BYTES", 2 * BLOCK)
+    parts = parts_of([*sizes, 7 * BLOCK])
+    fs = filesystem()
+    assert write(fs, tmp_path / "file", parts) == len(parts)
+    assert (tmp_path / "file").read_bytes() == bytes(START) + b"".join(parts)
+    assert max(length for _, _, length in fs.writes) <= 2 * BLOCK
+
+
+def test_data_is_given_back_when_its_last_part_is_written(tmp_path: Path, monkeypatch):
+    class Slow(Recording):
+        def write_at(self, handle: int, offset: int, data) -> None:
+            if offset == START:  # the first part ends after all others
+                assert others.wait(timeout=30)
+                assert not given_back
+            super().write_at(handle, offset, data)
+            if offset == START + 6 * BLOCK:
+                others.set()
+
+    monkeypatch.setattr("milepost.storage.direct.PART_BYTES", 2 * BLOCK)
+    others, given_back = threading.Event(), []
+    write(Slow(), tmp_path / "file", parts_of([8 * BLOCK]), done=lambda: given_back.append(1))
+    assert given_back == [1]
+
+
 def test_what_is_aligned_is_written_from_where_it_lies(tmp_path: Path):
     class Addresses(Recording):
         def write_at(self, handle: int, offset: int, data) -> None:

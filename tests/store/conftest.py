@@ -64,3 +64,4 @@ def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("milepost.pieces.CHUNK_BYTES", 1024)
     monkeypatch.setattr("milepost.staging.SLOT_BYTES", 1024)
     monkeypatch.setattr("milepost.storage.direct.BUFFER_BYTES", 4096)
+    monkeypatch.setattr("milepost.storage.direct.PART_BYTES", 4096)

@@ -9,6 +9,7 @@ of the first block and the last; everything else passes through buffers that are
 from __future__ import annotations
 
 import functools
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -25,6 +26,7 @@ from milepost.workers import Workers
 _THREADS = 2  # more do not make a disk faster
 _BUFFERS = 2
 BUFFER_BYTES = 4 << 20  # a multiple of `BLOCK`
+PART_BYTES = 4 << 20  # of what one thread writes at a time; a multiple of `BLOCK`, too
 
 
 def buffers() -> Buffers:
@@ -138,8 +140,13 @@ class DirectWriter:
         return self._spare.take(BUFFER_BYTES)[:BUFFER_BYTES]
 
     def _submit(self, data: memoryview, done: Callable[[], object]) -> None:
-        self._jobs.append(self._pool.submit(self._write, data, self._position, done))
-        self._position += len(data)
+        """Let the threads write `data`, all of them at once if there is enough of it."""
+        parts = range(0, len(data), PART_BYTES)
+        finished = _Countdown(len(parts), done).one
+        for start in parts:
+            part = data[start : start + PART_BYTES]
+            self._jobs.append(self._pool.submit(self._write, part, self._position, finished))
+            self._position += len(part)
 
     def _write(self, data: memoryview, position: int, done: Callable[[], object]) -> None:
         try:
@@ -159,6 +166,22 @@ class DirectWriter:
                 raise
             self._direct = self._fs.bypass_cache(self._handle, False)
             self._fs.write_at(self._handle, position, data)
+
+
+class _Countdown:
+    """Calls a function when so many parts of its work are done, by whatever threads."""
+
+    def __init__(self, count: int, done: Callable[[], object]) -> None:
+        self._left, self._done = count, done
+        self._turn = threading.Lock()
+
+    def one(self) -> None:
+        """One more is done."""
+        with self._turn:
+            self._left -= 1
+            last = self._left == 0
+        if last:
+            self._done()
 
 
 def _address(data: memoryview) -> int:
