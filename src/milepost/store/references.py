@@ -75,7 +75,7 @@ class References:
         self._mark = mark if self.unreadable is None else None
 
     def committed(self, new: Manifest, since: str | None, mark: str | None) -> None:
-        """This was committed just now, as the only change from one mark to another."""
+        """Add what was committed just now, as the only change from one mark to another."""
         if since is None or mark is None or self._mark != since:
             return
         stamp = self._storage.stamp(layout.manifest_name(new.step))
