@@ -71,6 +71,17 @@ def test_no_two_marks_are_equal(folder: str) -> None:
     assert None not in found
 
 
+def test_marks_of_one_tick_are_no_two_equal(folder: str) -> None:
+    """Where all that happens within some milliseconds has one time."""
+    behind = set()
+    for number in range(50):
+        now = os.stat(folder).st_ctime_ns
+        marks.mark(folder)
+        behind.add(now - os.stat(folder).st_mtime_ns)
+        open(f"{folder}/{number}", "x").close()
+    assert len(behind) == 50
+
+
 def test_a_mark_that_is_put_back_is_another(folder: str) -> None:
     marks.mark(folder)
     before, times = marks.marked(folder), os.stat(folder)

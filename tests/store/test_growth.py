@@ -119,6 +119,22 @@ def test_a_save_of_a_manager_reads_one_manifest(sizes):
     assert counts[0] == counts[1]
 
 
+def test_a_save_of_a_manager_that_needs_all_metrics_looks_at_no_other_manifest(tmp_path: Path):
+    counts = []
+    for size in (10, 200):
+        storage = filled(tmp_path / str(size), size)
+        saver, keep = checkpoint(), KeepBest("loss", 10**6)
+        manager = CheckpointManager(saver, storage, keep=keep, on_sigterm=False)
+        manager.save(metrics={"loss": 0.5})
+        saver.changing += 1
+        step = Store.open(storage).newest_step() + 1
+        counts.append(
+            watch(storage).count(lambda m=manager, n=step: m.save(n, metrics={"loss": 0.5}))
+        )
+        assert "checkpoints" not in watch(storage).lists()
+    assert counts[0] == counts[1]
+
+
 @pytest.mark.parametrize("step", ["latest", 5])
 def test_a_restore(sizes, step):
     counts = []
