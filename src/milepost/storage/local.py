@@ -135,7 +135,7 @@ class LocalStorage:
     def _partial(self, name: str, nbytes: int) -> Iterator[tuple[str, str]]:
         """The name under `partial/` at which the block makes a file, and its final name."""
         final = self._path(name)
-        partial = self._path(f"{_PARTIAL}/{secrets.token_hex(8)}-{os.path.basename(final)}")
+        partial = self._partial_path(name)
         with translated(final, "write"):
             check_space(self._fs, self._root, final, nbytes)
             make_folders(self._fs, os.path.dirname(final))
@@ -176,15 +176,17 @@ class LocalStorage:
             self._fs.rename(partial, final)
 
     def note(self, name: str, data: bytes) -> None:
-        final = self._path(name)
-        partial = self._path(f"{_PARTIAL}/{secrets.token_hex(8)}-{os.path.basename(final)}")
+        partial = self._partial_path(name)
         with contextlib.suppress(OSError), _removed_on_error(self._fs, partial):
             handle = self._fs.create(partial)
             try:
                 self._fs.write(handle, data)
             finally:
                 self._fs.close(handle)
-            self._fs.rename(partial, final)
+            self._fs.rename(partial, self._path(name))
+
+    def _partial_path(self, name: str) -> str:
+        return self._path(f"{_PARTIAL}/{secrets.token_hex(8)}-{name.rpartition('/')[2]}")
 
     def delete(self, names: Iterable[str]) -> None:
         folders = set()
