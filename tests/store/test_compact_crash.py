@@ -130,7 +130,9 @@ def test_killed_at_any_call(tmp_path: Path, run_program):
     Compaction(store).run()
     numbers = list(range(0, len(filesystem.calls) - before, 2))
     root = Path(__file__).parents[2]
-    finished = run_program(PROGRAM, *map(str, numbers), PYTHONPATH=str(root))
+    finished = run_program(
+        PROGRAM, *map(str, numbers), PYTHONPATH=f"{root}{os.pathsep}{root / 'src'}"
+    )
     deaths = [line.split() for line in finished.stdout.splitlines()]
     assert [number for number, _ in deaths] == list(map(str, numbers))
     assert sum(signal == "9" for _, signal in deaths) > 0.9 * len(deaths)  # threads may reorder

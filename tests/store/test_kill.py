@@ -45,7 +45,9 @@ for number in range(int(sys.argv[1])):
 def test_killed_at_any_call_nothing_committed_is_lost(tmp_path: Path, run_program, how: str):
     calls = _calls_of_a_save(tmp_path)
     root = Path(__file__).parents[2]
-    finished = run_program(PROGRAM, str(len(calls)), how, PYTHONPATH=str(root))
+    finished = run_program(
+        PROGRAM, str(len(calls)), how, PYTHONPATH=f"{root}{os.pathsep}{root / 'src'}"
+    )
     deaths = [line.split() for line in finished.stdout.splitlines()]
     assert deaths == [[str(n), "9"] for n in range(len(calls))]
     seen = set()

@@ -12,6 +12,7 @@ from milepost.checkpoint.keep import KeepBest, KeepEvery, KeepLast
 from milepost.storage.local import LocalStorage
 from milepost.storage.memory import MemoryStorage
 from milepost.store import Store, Writer, prune, verify_store
+from milepost.store.references import References
 
 from .conftest import check, make_state
 
@@ -47,11 +48,15 @@ class Counting(LocalStorage):
         return held()
 
 
-def saved(folder: Path, *steps: int) -> Store:
+def saved_by(folder: Path, *steps: int) -> Writer:
     writer = Writer(Store.open_or_create(LocalStorage(folder)))
     for step in steps:
         writer.save(make_state(step), step, {"loss": step})
-    return writer.store
+    return writer
+
+
+def saved(folder: Path, *steps: int) -> Store:
+    return saved_by(folder, *steps).store
 
 
 def manifests(names: list[str]) -> list[int]:
@@ -76,6 +81,60 @@ def test_an_overwritten_step_is_noticed(tmp_path: Path):
     assert store.all_metrics()[1] == {"loss": 7}
     prune(other.store, lambda _: [2])
     assert store.all_metrics() == {2: {"loss": 2}}
+
+
+@pytest.mark.parametrize("make", [LocalStorage, lambda folder: MemoryStorage()])
+def test_what_this_writer_commits_is_known_and_what_others_do_is_noticed(tmp_path: Path, make):
+    storage = make(tmp_path)
+    first = Writer(Store.open_or_create(storage))
+    second = Writer(Store.open(storage))
+    for step in (1, 2, 3):
+        first.save(make_state(step), step, {"loss": step})
+    known = first.store.references
+    expected = {1: 1, 2: 2, 3: 3}
+    actions = [
+        (first, 9, 9, False),
+        (first, 5, 5, False),  # before the newest
+        (second, 4, 4, False),
+        (first, 10, 10, False),
+        (second, 10, 7, True),
+        (first, 11, 11, False),
+        (first, 1, 8, True),
+        (first, 12, 12, False),
+        (first, 13, 13, False),
+    ]
+    for writer, step, loss, overwrite in actions:
+        known.update_if_marked()
+        writer.save(make_state(step), step, {"loss": loss}, overwrite=overwrite)
+        expected[step] = loss
+        known.update_if_marked()
+        found = {step: metrics["loss"] for step, metrics in known.all_metrics().items()}
+        assert list(found.items()) == sorted(expected.items())
+        packs = known.packs
+        known.update()
+        assert known.packs == packs
+    prune(second.store, lambda _: [1, 12])
+    known.update_if_marked()
+    assert known.steps == [1, 12, 13]
+
+
+def test_a_step_that_is_replaced_just_as_it_is_committed_is_read_anew(tmp_path: Path, monkeypatch):
+    writer = saved_by(tmp_path, 1, 2)
+    other = Writer(Store.open(LocalStorage(tmp_path)))
+    known = writer.store.references
+    known.update()
+    committed = References.committed
+
+    def after_another(self, new, since, mark):
+        monkeypatch.setattr(References, "committed", committed)
+        other.save(make_state(8), 3, {"loss": 8}, overwrite=True)
+        committed(self, new, since, mark)
+
+    monkeypatch.setattr(References, "committed", after_another)
+    writer.save(make_state(3), 3, {"loss": 3})
+    known.update()
+    assert known.all_metrics()[3] == {"loss": 8}
+    assert list(verify_store(writer.store)) == []
 
 
 def test_the_same_in_memory():

@@ -152,7 +152,7 @@ class Checkpoint:
         overwrite: bool,
         background: bool,
         max_memory: int | None,
-        after: Callable[[SaveReport], None] = lambda report: None,
+        after: Callable[[SaveReport, Store], None] = lambda report, store: None,
     ) -> SaveReport | BackgroundSave:
         """As `save`. What comes `after` the commit belongs to it, and may fail it."""
         self.wait()
@@ -162,7 +162,7 @@ class Checkpoint:
             number = writer.next_step() if step is None else step
             if not background:
                 report = writer.save(state, number, metrics, metadata, overwrite=overwrite)
-                after(report)
+                after(report, writer.store)
                 return report
             transfer = writer.start(
                 state,
@@ -171,7 +171,7 @@ class Checkpoint:
                 metadata,
                 overwrite=overwrite,
                 max_memory=max_memory,
-                after=after,
+                after=lambda report: after(report, writer.store),
             )
             self._background = BackgroundSave(transfer, int(number))
             return self._background

@@ -88,10 +88,19 @@ class KeepUnion(_Policy):
     """What any of some policies keeps."""
 
     def __init__(self, *policies: Keep) -> None:
-        self._policies = policies
+        flat: list[Keep] = []
+        for policy in policies:
+            flat += policy._policies if isinstance(policy, KeepUnion) else [policy]
+        # Those that have to know what every manifest says are asked last.
+        self._policies: list[Keep] = sorted(flat, key=lambda policy: isinstance(policy, KeepBest))
 
     def steps(self, store: Store) -> set[int]:
-        return set().union(*(policy.steps(store) for policy in self._policies))
+        kept: set[int] = set()
+        for policy in self._policies:
+            kept |= policy.steps(store)
+            if kept.issuperset(store.steps):
+                break  # the others have nothing to add
+        return kept
 
 
 def _check_count(n: int) -> None:

@@ -71,7 +71,6 @@ class CheckpointManager:
         self.checkpoint = checkpoint
         self._storage = as_storage(path)
         self._keep = keep
-        self._store: Store | None = None  # it remembers what the manifests say
         self._every_steps = every_steps
         self._every_seconds = every_seconds
         self._background, self._max_memory = background, max_memory
@@ -184,18 +183,15 @@ class CheckpointManager:
         """Wait for the save that is under way, if there is one; raises its error if it failed."""
         self.checkpoint.wait()
 
-    def _after(self, saved: SaveReport) -> None:
-        self._prune(saved)
+    def _after(self, saved: SaveReport, store: Store) -> None:
+        self._prune(saved, store)
         if self._compaction is not None:
             self._compaction.saved()
 
-    def _prune(self, saved: SaveReport) -> None:
+    def _prune(self, saved: SaveReport, store: Store) -> None:
         keep = self._keep
         if keep is None:
             return
-        if self._store is None:
-            self._store = Store.open(self._storage)
-        store = self._store
         try:
             report = prune_if_any(store, lambda now: {*keep.steps(now), saved.step})
             unreadable = report.unreadable

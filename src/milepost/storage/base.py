@@ -65,6 +65,20 @@ class Storage(Protocol):
         A hint, for what may be wrong: of two changes within milliseconds the second may not show.
         """
 
+    def stamp(self, name: str) -> Stamp | None:
+        """The stamp of one object, as by `stamps`; None if there is none of that name."""
+
+    def mark(self, folder: str) -> str | None:
+        """Give a folder a mark, unless it has one; the mark, or None if it cannot have any.
+
+        It keeps the mark for exactly as long as no name in it is added, removed or replaced, by
+        whomever. So names that are listed once it has one are its names for as long as it has.
+        For writers: it may change what is there.
+        """
+
+    def marked(self, folder: str) -> str | None:
+        """The mark that a folder has now; None if it has none."""
+
     def open(self, name: str) -> ByteSource:
         """Open an object for reading. It stays readable if it is deleted meanwhile.
 
@@ -72,11 +86,16 @@ class Storage(Protocol):
             PathNotFoundError: there is none of that name.
         """
 
-    def write(self, name: str, parts: Iterable[Buffer], nbytes: int) -> None:
+    def write(
+        self, name: str, parts: Iterable[Buffer], nbytes: int, since: str | None = None
+    ) -> str | None:
         """Write a new object durably: afterwards it is there whole, or not at all.
 
         `nbytes` is the length of all parts together; a storage that knows that it does not
         fit says so before it begins.
+
+        Returns a new mark of the object's folder, if this object is the only change to its
+        names since it had the mark `since`; None if not, or if that cannot be known.
 
         Raises:
             FileExistsError: there is one of that name already; it is left as it is.
@@ -97,6 +116,12 @@ class Storage(Protocol):
             head_bytes: the length of the head, for which room is left: a multiple of
                 `buffers.BLOCK`.
             nbytes: the most bytes that it may have, with the head.
+        """
+
+    def note(self, name: str, data: bytes) -> None:
+        """Write an object that nobody needs, or another in its place: at once, or not at all.
+
+        It is not durable, and that it cannot be written is no error.
         """
 
     def delete(self, names: Iterable[str]) -> None:

@@ -23,7 +23,7 @@ from milepost.storage.filesystem import Handle, OperatingSystem
 # The calls that change something, in whose midst a crash can come.
 CHANGES = (
     *("create", "write", "write_at", "sync", "rename", "exchange", "link", "unlink", "make_folder"),
-    *("remove_folder", "sync_folder"),
+    *("remove_folder", "sync_folder", "mark"),
 )
 
 
@@ -113,6 +113,10 @@ class FaultyFileSystem(OperatingSystem):
         self._before("remove_folder")
         super().remove_folder(path)
 
+    def mark(self, path: str) -> None:
+        self._before("mark")
+        super().mark(path)
+
     def sync_folder(self, path: str) -> None:
         self._before("sync_folder")
         super().sync_folder(path)
@@ -159,6 +163,7 @@ class PowerLossDisk:
         self._names: dict[str, _File | None] = {"/": None}  # None: a folder
         self._synced_names: dict[str, _File | None] = {"/": None}
         self._swaps: list[tuple[str, str]] = []  # of folders, not synced yet
+        self._marks: dict[str, str] = {}  # of folders; the power takes them with it
         self._open: dict[Handle, _File] = {}
         self._locks: dict[str, int] = {}
         self._turn = threading.Lock()  # of threads that write at once
@@ -197,6 +202,10 @@ class PowerLossDisk:
         if self.fail_at is not None and self.changes >= self.fail_at:
             raise PowerFailure
 
+    def _changed_in(self, *paths: str) -> None:
+        for path in paths:
+            self._marks.pop(os.path.dirname(path), None)
+
     def _find(self, path: str) -> _File:
         file = self._names.get(path, _GONE)
         if file is _GONE:
@@ -212,6 +221,7 @@ class PowerLossDisk:
         if not self.is_folder(os.path.dirname(path)):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         self._names[path] = _File()
+        self._changed_in(path)
         return self._handle(path)
 
     def open(self, path: str) -> Handle:
@@ -260,6 +270,7 @@ class PowerLossDisk:
             return
         self._names[target] = self._find(source)
         del self._names[source]
+        self._changed_in(source, target)
 
     def exchange(self, path: str, other: str) -> None:
         self._change()
@@ -271,6 +282,7 @@ class PowerLossDisk:
     def _swap(self, path: str, other: str) -> None:
         """Let folders swap their names, with all that is in them; one of them may be absent."""
         self._swaps.append((path, other))
+        self._marks.clear()
         self._names = _swapped(self._names, path, other)
 
     def link(self, source: str, target: str) -> None:
@@ -278,23 +290,27 @@ class PowerLossDisk:
         if target in self._names:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
         self._names[target] = self._find(source)
+        self._changed_in(target)
 
     def unlink(self, path: str) -> None:
         self._change()
         self._find(path)
         del self._names[path]
+        self._changed_in(path)
 
     def make_folder(self, path: str) -> None:
         self._change()
         if path in self._names:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
         self._names[path] = None
+        self._changed_in(path)
 
     def remove_folder(self, path: str) -> None:
         self._change()
         if self.list(path):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
         del self._names[path]
+        self._changed_in(path)
 
     def sync_folder(self, path: str) -> None:
         self._change()
@@ -317,6 +333,16 @@ class PowerLossDisk:
         if self.is_folder(path):
             return self.changes
         return self._find(path).number
+
+    def mark(self, path: str) -> None:
+        if not self.is_folder(path):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        if path not in self._marks:
+            self._change()
+            self._marks[path] = f"{id(self)} {self.changes}"
+
+    def marked(self, path: str) -> str | None:
+        return self._marks.get(path)
 
     def exists(self, path: str) -> bool:
         return path in self._names

@@ -32,6 +32,7 @@ from collections.abc import Hashable, Iterator
 from typing import Protocol
 
 from milepost.digest import Buffer
+from milepost.storage import marks
 
 if sys.platform == "win32":
     import msvcrt
@@ -104,6 +105,12 @@ class FileSystem(Protocol):
 
     def stamp(self, path: str) -> Hashable:
         """What differs once another file has this name, or, of a folder, its names change."""
+
+    def mark(self, path: str) -> None:
+        """Give a folder a mark, if it has none and can have one."""
+
+    def marked(self, path: str) -> str | None:
+        """The mark of a folder, which no change of its names leaves; None if it has none."""
 
     def exists(self, path: str) -> bool: ...
     def is_folder(self, path: str) -> bool: ...
@@ -204,6 +211,12 @@ class OperatingSystem:
     def stamp(self, path: str) -> Hashable:
         found = os.stat(path)
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+    def mark(self, path: str) -> None:
+        marks.mark(path)
+
+    def marked(self, path: str) -> str | None:
+        return marks.marked(path)
 
     def exists(self, path: str) -> bool:
         return os.path.lexists(path)

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from milepost.digest import Buffer
 from milepost.errors import MilepostError, NotAStoreError, PathNotFoundError, StorageError
 from milepost.source import ByteSource
+from milepost.storage import alone
 from milepost.storage.base import NewObject, Stamp
 from milepost.storage.direct import NewFile, buffers
 from milepost.storage.filesystem import UNSUPPORTED, FileSystem, Handle, OperatingSystem
@@ -85,13 +86,28 @@ class LocalStorage:
         except PathNotFoundError:
             return None
 
+    def stamp(self, name: str) -> Stamp | None:
+        return self.change(name)
+
+    def mark(self, folder: str) -> str | None:
+        with contextlib.suppress(OSError):
+            return alone.marked_anew(self._fs, self._path(folder))
+        return None
+
+    def marked(self, folder: str) -> str | None:
+        with contextlib.suppress(OSError):
+            return self._fs.marked(self._path(folder))
+        return None
+
     def open(self, name: str) -> ByteSource:
         return open_file(self._path(name), self._fs)
 
-    def write(self, name: str, parts: Iterable[Buffer], nbytes: int) -> None:
+    def write(
+        self, name: str, parts: Iterable[Buffer], nbytes: int, since: str | None = None
+    ) -> str | None:
         with self._partial(name, nbytes) as (partial, final):
             fill(self._fs, self._fs.create(partial), parts)
-            self._name_once(partial, final)
+            return self._name_once(partial, final, since)
 
     def replace(self, name: str, parts: Iterable[Buffer], nbytes: int) -> None:
         with self._partial(name, nbytes) as (partial, final):
@@ -119,7 +135,7 @@ class LocalStorage:
     def _partial(self, name: str, nbytes: int) -> Iterator[tuple[str, str]]:
         """The name under `partial/` at which the block makes a file, and its final name."""
         final = self._path(name)
-        partial = self._path(f"{_PARTIAL}/{secrets.token_hex(8)}-{os.path.basename(final)}")
+        partial = self._partial_path(name)
         with translated(final, "write"):
             check_space(self._fs, self._root, final, nbytes)
             make_folders(self._fs, os.path.dirname(final))
@@ -127,10 +143,12 @@ class LocalStorage:
             with _removed_on_error(self._fs, partial):
                 yield partial, final
 
-    def _name_once(self, partial: str, final: str) -> None:
-        """Give a finished file its name, unless the name is taken."""
+    def _name_once(self, partial: str, final: str, since: str | None = None) -> str | None:
+        """Give a finished file its name, unless the name is taken; the mark is as by `write`."""
         if self._fs.exists(final):
             raise FileExistsError(errno.EEXIST, "exists", final)
+        partials, folder = os.path.dirname(partial), os.path.dirname(final)
+        watched = alone.watch(self._fs, partials, [os.path.basename(partial)], folder, since)
         try:
             self._fs.link(partial, final)
         except FileExistsError:
@@ -140,10 +158,12 @@ class LocalStorage:
                 raise
             self._rename_once(partial, final)
         with _removed_on_error(self._fs, final):
-            self._fs.sync_folder(os.path.dirname(final))
+            self._fs.sync_folder(folder)
+        mark = alone.renewed(self._fs, partials, watched, folder)
         # The second name does no harm, and the next writer removes it.
         with contextlib.suppress(OSError):
             self._fs.unlink(partial)
+        return mark
 
     def _rename_once(self, partial: str, final: str) -> None:
         """As a link, where there are no links: one writer of milepost at a time."""
@@ -154,6 +174,19 @@ class LocalStorage:
             if self._fs.exists(final):
                 raise FileExistsError(errno.EEXIST, "exists", final)
             self._fs.rename(partial, final)
+
+    def note(self, name: str, data: bytes) -> None:
+        partial = self._partial_path(name)
+        with contextlib.suppress(OSError), _removed_on_error(self._fs, partial):
+            handle = self._fs.create(partial)
+            try:
+                self._fs.write(handle, data)
+            finally:
+                self._fs.close(handle)
+            self._fs.rename(partial, self._path(name))
+
+    def _partial_path(self, name: str) -> str:
+        return self._path(f"{_PARTIAL}/{secrets.token_hex(8)}-{name.rpartition('/')[2]}")
 
     def delete(self, names: Iterable[str]) -> None:
         folders = set()

@@ -20,6 +20,7 @@ class MemoryStorage:
         self._objects: dict[str, bytes] = {}
         self._stamps: dict[str, int] = {}
         self._change = 0
+        self._changes: dict[str, int] = {}  # folder -> the last change in it
         self._changed = threading.Condition()
         self._holders = 0  # of the lock: how many share it, or -1 for one alone
 
@@ -48,18 +49,31 @@ class MemoryStorage:
     def change(self, folder: str) -> Stamp | None:
         return self._change
 
+    def stamp(self, name: str) -> Stamp | None:
+        return self._stamps.get(name) if name in self._objects else None
+
+    def mark(self, folder: str) -> str | None:
+        return self.marked(folder)
+
+    def marked(self, folder: str) -> str | None:
+        return str(self._changes.get(folder, 0))
+
     def open(self, name: str) -> ByteSource:
         try:
             return MemorySource(f"{self._name}/{name}", self._objects[name])
         except KeyError:
             raise PathNotFoundError(f"{self._name}/{name} does not exist") from None
 
-    def write(self, name: str, parts: Iterable[Buffer], nbytes: int) -> None:
-        data = b"".join(parts)
+    def write(
+        self, name: str, parts: Iterable[Buffer], nbytes: int, since: str | None = None
+    ) -> str | None:
+        data, folder = b"".join(parts), name.rpartition("/")[0]
         with self._changed:
             if name in self._objects:
                 raise FileExistsError(f"{self._name}/{name} exists")
+            before = self.marked(folder)
             self._put(name, data)
+            return self.marked(folder) if since is not None and since == before else None
 
     def replace(self, name: str, parts: Iterable[Buffer], nbytes: int) -> None:
         data = b"".join(parts)
@@ -68,8 +82,16 @@ class MemoryStorage:
 
     def _put(self, name: str, data: bytes) -> None:
         self._objects[name] = data
+        self._stamps[name] = self._count(name)
+
+    def _count(self, name: str) -> int:
+        """Note that a name has changed."""
         self._change += 1
-        self._stamps[name] = self._change
+        self._changes[name.rpartition("/")[0]] = self._change
+        return self._change
+
+    def note(self, name: str, data: bytes) -> None:
+        self.replace(name, [data], len(data))
 
     @contextmanager
     def create(self, name: str, head_bytes: int, nbytes: int) -> Iterator[NewObject]:
@@ -80,8 +102,9 @@ class MemoryStorage:
 
     def delete(self, names: Iterable[str]) -> None:
         for name in names:
-            self._objects.pop(name, None)
-            self._change += 1
+            with self._changed:
+                self._objects.pop(name, None)
+                self._count(name)
 
     @contextmanager
     def lock(self, *, exclusive: bool, wait: bool = True) -> Iterator[bool]:

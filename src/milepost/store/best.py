@@ -46,16 +46,16 @@ def ranked(
         direction = direction_of(metric)
     sign = 1 if direction == "min" else -1
     scored = [
-        (sign * values[metric], -step)
+        (sign * value, -step)
         for step, values in metrics.items()
-        if metric in values and not _is_nan(values[metric])
+        if (value := values.get(metric)) is not None and not _is_nan(value)
     ]
     return [-negative for _, negative in sorted(scored)]
 
 
 def _is_nan(value: float) -> bool:
     # math.isnan would make a float of a whole number, which may be too large for one.
-    return isinstance(value, float) and math.isnan(value)
+    return type(value) is float and math.isnan(value)
 
 
 def best_step(

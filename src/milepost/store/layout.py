@@ -5,6 +5,7 @@ checkpoints/00000000000000000007.json        manifest of step 7; its appearance 
 data/00000000000000000007-k3f9….safetensors  pack: what was new at step 7
 partial/                                     what a writer has not finished yet
 lock                                         locked by writers, empty
+newest.json                                  the newest steps, for whoever finds it still true
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from milepost.errors import UsageError
 from milepost.limits import shown
 
 MARKER = "milepost.json"
+NEWEST = "newest.json"
 CHECKPOINTS = "checkpoints"
 DATA = "data"
 

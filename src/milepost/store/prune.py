@@ -39,11 +39,16 @@ def prune(store: Store, keep: Callable[[Store], Iterable[int]]) -> PruneReport:
         store.storage.delete(layout.manifest_name(step) for step in gone)
         store.references.forget(gone)
         packs, unreadable = _remove_unreferenced(store, store.storage.list(layout.DATA))
+        store.remember()
     return PruneReport(gone, packs, unreadable)
 
 
 def prune_if_any(store: Store, keep: Callable[[Store], Iterable[int]]) -> PruneReport:
-    """As `prune`, unless every checkpoint is to be kept: then the lock is not taken."""
+    """As `prune`, unless every checkpoint is to be kept: then the lock is not taken.
+
+    To see that, what is known is enough, for as long as the folder has the mark with which it
+    was learnt. `prune` looks at every manifest.
+    """
     steps = store.steps
     if {*keep(_Still(store, steps)), *steps[-1:]}.issuperset(steps):
         return PruneReport((), ())
@@ -64,7 +69,7 @@ class _Still(Store):
 
     def all_metrics(self) -> dict[int, Mapping[str, float]]:
         if not self._updated:
-            self.references.update()
+            self.references.update_if_marked()
             self._updated = True
         return self.references.all_metrics()
 

@@ -46,10 +46,21 @@ class References:
     def __init__(self, storage: Storage, read: Callable[[int], Manifest]) -> None:
         self._storage = storage
         self._read_manifest = read
-        self._read: dict[int, _Read] = {}
+        self._read: dict[int, _Read] = {}  # by step, ascending
+        self._mark: str | None = None  # of the folder, when it was looked through
+
+    def update_if_marked(self) -> None:
+        """As `update`, but not one manifest is looked at if the folder has its mark still.
+
+        A manifest that was changed in its place, which nothing of milepost does, is missed: so
+        this is not enough for whoever removes data.
+        """
+        if self._mark is None or self._storage.marked(layout.CHECKPOINTS) != self._mark:
+            self.update()
 
     def update(self) -> None:
         """Read the manifests that are new or were replaced, and forget those that are gone."""
+        mark = self._storage.marked(layout.CHECKPOINTS)
         found: dict[int, _Read] = {}
         for file, stamp in self._storage.stamps(layout.CHECKPOINTS).items():
             step = layout.manifest_step(file)
@@ -60,7 +71,20 @@ class References:
                 known = self._read_one(step, stamp)
             if known is not None:
                 found[step] = known
-        self._read = found
+        self._read = dict(sorted(found.items()))
+        self._mark = mark if self.unreadable is None else None
+
+    def committed(self, new: Manifest, since: str | None, mark: str | None) -> None:
+        """Add what was committed just now, as the only change from one mark to another."""
+        if since is None or mark is None or self._mark != since:
+            return
+        stamp = self._storage.stamp(layout.manifest_name(new.step))
+        if self._storage.marked(layout.CHECKPOINTS) != mark:
+            return  # the stamp may be of another that took its place
+        read = {**self._read, new.step: _read_of(new, stamp)}
+        highest = next(reversed(self._read), -1)
+        self._read = read if new.step > highest else dict(sorted(read.items()))
+        self._mark = mark
 
     def _read_one(self, step: int, stamp: Stamp) -> _Read | None:
         try:
@@ -69,8 +93,7 @@ class References:
             return None  # another process has removed it meanwhile
         except (DamagedError, VersionError) as error:
             return _Read(stamp, error=error)
-        packs = tuple(pack.name for pack in manifest.packs)
-        return _Read(stamp, packs, dict(manifest.metrics))
+        return _read_of(manifest, stamp)
 
     def forget(self, steps: Iterable[int]) -> None:
         """These checkpoints were removed just now, by the caller."""
@@ -80,7 +103,7 @@ class References:
     @property
     def steps(self) -> list[int]:
         """All steps, ascending; those too whose manifest cannot be read."""
-        return sorted(self._read)
+        return list(self._read)
 
     @property
     def packs(self) -> set[str]:
@@ -93,8 +116,7 @@ class References:
 
         While there is one, what it refers to is unknown, and no data may be removed.
         """
-        errors = (self._read[step].error for step in self.steps)
-        return next((error for error in errors if error is not None), None)
+        return next((read.error for read in self._read.values() if read.error is not None), None)
 
     def all_metrics(self) -> dict[int, Mapping[str, float]]:
         """The metrics of every step, by step, ascending.
@@ -104,4 +126,8 @@ class References:
         """
         if self.unreadable is not None:
             raise self.unreadable
-        return {step: self._read[step].metrics for step in self.steps}
+        return {step: read.metrics for step, read in self._read.items()}
+
+
+def _read_of(manifest: Manifest, stamp: Stamp) -> _Read:
+    return _Read(stamp, tuple(pack.name for pack in manifest.packs), dict(manifest.metrics))

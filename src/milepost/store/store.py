@@ -12,7 +12,6 @@ from milepost.errors import (
     NotAStoreError,
     PathNotFoundError,
     StepNotFoundError,
-    StorageError,
     UsageError,
 )
 from milepost.snapshot import closing_on_error
@@ -21,6 +20,7 @@ from milepost.storage.base import Storage
 from milepost.store import layout, manifest
 from milepost.store.best import best_step
 from milepost.store.manifest import Manifest
+from milepost.store.names import Names
 from milepost.store.references import References
 from milepost.store.snapshot import CheckpointSnapshot
 
@@ -40,6 +40,7 @@ class Store(Mapping[int, CheckpointSnapshot]):
         self._manifests: dict[int, Manifest] = {}
         # Kept, because to make it reads every manifest, and to update it only the new ones.
         self.references = References(storage, self._read_manifest)
+        self.names = Names(storage)
 
     @classmethod
     def open(cls, storage: Storage) -> Store:
@@ -106,16 +107,11 @@ class Store(Mapping[int, CheckpointSnapshot]):
     @property
     def steps(self) -> list[int]:
         """The steps of all committed checkpoints, ascending."""
-        found = map(layout.manifest_step, self.storage.list(layout.CHECKPOINTS))
-        return [step for step in found if step is not None]  # names sort as numbers
+        return self.names.all()
 
     def newest_step(self) -> int | None:
         """The highest step; None if the store is empty."""
-        last = self.storage.last(layout.CHECKPOINTS)
-        step = None if last is None else layout.manifest_step(last)
-        if last is None or step is not None:
-            return step
-        return max(self.steps, default=None)  # the last is no manifest
+        return self.names.newest()
 
     @property
     def latest(self) -> CheckpointSnapshot:
@@ -144,6 +140,7 @@ class Store(Mapping[int, CheckpointSnapshot]):
                 self.forget(number)
                 checkpoint = self[number]
             except StepNotFoundError:
+                self.names.forget()
                 before, seen = seen, self.steps
                 if seen == before:
                     raise  # and not because of what other processes did meanwhile
@@ -179,24 +176,16 @@ class Store(Mapping[int, CheckpointSnapshot]):
 
     def __reversed__(self) -> Iterator[int]:
         """The steps, newest first: to take a few costs less than `steps`."""
-        found = map(layout.manifest_step, reversed(self.storage.list(layout.CHECKPOINTS)))
-        return (step for step in found if step is not None)
+        return self.names.descending()
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def __contains__(self, step: object) -> bool:
         try:
-            name = layout.manifest_name(layout.check_step(step))
+            return self.names.has(layout.check_step(step))
         except UsageError:
             return False
-        try:
-            self.storage.open(name).close()
-        except PathNotFoundError:
-            return False
-        except StorageError:
-            pass  # it is there, though it cannot be read
-        return True
 
     def __repr__(self) -> str:
         return f"<Store {self.name}: {len(self)} checkpoints>"
@@ -223,6 +212,17 @@ class Store(Mapping[int, CheckpointSnapshot]):
             self._manifests.clear()
         else:
             self._manifests.pop(step, None)
+
+    def committed(self, new: Manifest, since: str | None, mark: str | None) -> None:
+        """Remember a checkpoint that a writer has just committed, as `Storage.write` answered."""
+        self.references.committed(new, since, mark)
+        self.names.committed(new.step, since, mark)
+
+    def remember(self) -> None:
+        """Note which steps there are, after writing, so that the newest is found at once."""
+        self.names.watch()
+        self.names.all()
+        self.names.note()
 
     def still_has(self, known: Manifest) -> bool:
         """Whether a checkpoint is still there: neither removed nor replaced since it was read."""

@@ -82,6 +82,7 @@ class Writer:
 
     def next_step(self) -> int:
         """One more than the highest step; 1 for the first."""
+        self.store.names.watch()
         newest = self.store.newest_step()
         return 1 if newest is None else newest + 1
 
@@ -190,6 +191,7 @@ class Writer:
     def _index_known(self) -> None:
         """Remember what the newest checkpoint holds, whoever wrote it."""
         self.known.begin()
+        self.store.names.watch()
         seen = self.store.storage.change(layout.CHECKPOINTS)
         if seen is not None and seen == self._seen:
             return  # nobody else has saved since. If one has, only less is shared with it.
@@ -245,13 +247,15 @@ class _Save:
         with self._locked:
             data.write(layout.new_pack_name(step), staging, live=self._live)
             try:
-                self._commit(self._completed())
+                final = self._completed()
+                since, mark = self._commit(final)
             except BaseException:
                 # An overwriting manifest may have its name already, though not for certain.
                 if data.pack is not None and not self._overwrite:
                     store.storage.delete([data.pack.name])
                 raise
             data.remember()  # only now: a pack that is discarded must not be found
+            store.committed(final, since, mark)
             self._writer.note_committed(step)
         if self._overwrite:
             remove_replaced(store, step)
@@ -279,15 +283,17 @@ class _Save:
                 records[name] = placed(self.data.arrays[name], self.data.places, indices)
         return dataclasses.replace(self._draft, packs=tuple(used.values()), records=records)
 
-    def _commit(self, final: Manifest) -> None:
+    def _commit(self, final: Manifest) -> tuple[str | None, str | None]:
+        """Name the manifest. Returns the mark as of which the names were known, and the new one."""
         store, data = self._writer.store, manifest.encode(final)
+        since = store.names.mark
         name = layout.manifest_name(final.step)
         if self._overwrite:
             store.storage.replace(name, [data], len(data))
             store.forget(final.step)
-            return
+            return since, None
         try:
-            store.storage.write(name, [data], len(data))
+            return since, store.storage.write(name, [data], len(data), since)
         except FileExistsError:
             raise self._writer.step_exists(final.step) from None
 

@@ -130,6 +130,47 @@ class StorageTests:
         after = storage.change("data")
         assert after is None or after != before
 
+    def test_a_mark_holds_until_a_name_changes(self, storage: Storage) -> None:
+        def changed() -> str | None:
+            now = storage.mark("data")
+            assert now == storage.marked("data")
+            assert now is None or now not in marks
+            marks.append(now)
+            return now
+
+        marks: list[str | None] = []
+        storage.write("data/a", [b"one"], 3)
+        changed()
+        storage.write("data/b", [b"one"], 3)
+        changed()
+        storage.replace("data/b", [b"two"], 3)
+        changed()
+        storage.delete(["data/b"])
+        changed()
+        with storage.create("data/c", BLOCK, BLOCK) as new:
+            new.finish(b"h" * BLOCK)
+        mark = changed()
+        storage.write("elsewhere/a", [b"one"], 3)
+        storage.note("note", b"one")
+        assert storage.mark("data") == mark
+
+    def test_the_only_change_since_a_mark_has_the_next_one(self, storage: Storage) -> None:
+        assert storage.write("data/a", [b"one"], 3) is None
+        since = storage.mark("data")
+        new = storage.write("data/b", [b"one"], 3, since)
+        if new is not None:
+            assert new != since
+            assert new == storage.marked("data")
+        storage.write("data/c", [b"another's"], 9)
+        assert storage.write("data/d", [b"one"], 3, new) is None
+        assert storage.write("data/e", [b"one"], 3, since) is None
+
+    def test_a_note_takes_the_place_of_another(self, storage: Storage) -> None:
+        storage.write("data/a", [b"one"], 3)
+        for data in (b"first", b"second"):
+            storage.note("note", data)
+            assert self.read(storage, "note") == data
+
     def test_delete(self, storage: Storage) -> None:
         storage.write("data/a", [b"a"], 1)
         storage.write("data/b", [b"b"], 1)
