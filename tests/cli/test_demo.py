@@ -9,7 +9,7 @@ import pytest
 import milepost
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+@pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.slow)])
 def test_nothing_is_lost(cli, backend, tmp_path):
     result = cli("demo", "--backend", backend, "--json", "--folder", "digits").json
     assert result["backend"] == backend

@@ -45,14 +45,24 @@ def _positions(data: bytearray) -> list[int]:
     return [p for p in range(len(data)) if not padding <= p < end or p % 64 == 0]
 
 
-def test_every_single_flipped_bit_is_detected_or_harmless(folder: Path):
+# One bit of every byte, or all eight.
+BITS = [
+    lambda position: [5 * position % 8],
+    pytest.param(lambda _: range(8), marks=pytest.mark.slow),
+]
+# Of the lengths of a file every fifth and the last ones, or all.
+STEPS = [5, pytest.param(1, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("bits", BITS, ids=["one", "all"])
+def test_every_single_flipped_bit_is_detected_or_harmless(folder: Path, bits):
     intact = _read_all(folder)
     files = _files(folder)
     assert {f.parent.name for f in files} == {"store", "checkpoints", "data"}
     for file in files:
         data = bytearray(file.read_bytes())
         for position in _positions(data):
-            for bit in range(8):
+            for bit in bits(position):
                 data[position] ^= 1 << bit
                 file.write_bytes(data)
                 data[position] ^= 1 << bit
@@ -68,11 +78,12 @@ def test_every_single_flipped_bit_is_detected_or_harmless(folder: Path):
     assert verify(folder) == []
 
 
-def test_every_truncation_is_detected(folder: Path):
+@pytest.mark.parametrize("step", STEPS)
+def test_every_truncation_is_detected(folder: Path, step: int):
     intact = _read_all(folder)
     for file in _files(folder):
         data = file.read_bytes()
-        for length in range(len(data)):
+        for length in sorted({*range(0, len(data), step), len(data) - 1}):
             file.write_bytes(data[:length])
             with pytest.raises((errors.DamagedError, errors.NotAStoreError)):
                 assert _read_all(folder) == intact
