@@ -118,7 +118,7 @@ class Planes:
         return streams
 
     def tried(self, block: Array, base: Array | None) -> list[tuple[Way, int]]:
-        """How each plane of a block, from the lowest, is best compressed, and how long it is then."""
+        """How each plane of a block, from the lowest, is best compressed, and its length then."""
         found = []
         for plane in self._split(block if base is None else self._differences(block, base)):
             way, size = Way.LITERALS, len(self._compressed(plane, Way.LITERALS))
@@ -278,10 +278,9 @@ def _compressor(zstd: Any, way: Way) -> Any:
 @functools.cache
 def _zstd() -> Any:
     """`compression.zstd`, which Python has from 3.14 on; before, the same from a package."""
-    # The system's allocator (glibc's) gives pieces of 128 KB or more back at once, and to touch them
-    # anew costs as much as to decompress into them; until it has seen a larger one come and go.
-    del_ = np.empty(1 << 22, np.uint8)
-    del del_
+    # glibc gives pieces of 128 KB or more back to the system at once, until it has seen a larger one
+    # come and go; and to touch fresh memory takes as long as to decompress into it.
+    np.empty(1 << 22, np.uint8)
     try:
         from compression import zstd  # type: ignore[import-not-found, unused-ignore]
     except ImportError:

@@ -145,5 +145,6 @@ def _sample(raw: memoryview, width: int) -> Array:
     elements = np.frombuffer(raw, f"<u{width}")
     if len(elements) <= _SAMPLES * _SAMPLE:
         return elements
-    starts = np.linspace(0, len(elements) - _SAMPLE, _SAMPLES, dtype=int)
+    step = (len(elements) - _SAMPLE) // (_SAMPLES - 1)
+    starts = range(0, _SAMPLES * step, step)
     return np.concatenate([elements[start : start + _SAMPLE] for start in starts])

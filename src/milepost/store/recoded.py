@@ -31,7 +31,15 @@ def renumbered(chunk: Chunk, index: Callable[[int], int]) -> Chunk:
     encoding = chunk.encoding
     if encoding is not None and encoding.base is not None:
         encoding = replace(encoding, base=renumbered(encoding.base, index))
-    return replace(chunk, file=index(chunk.file), encoding=encoding)
+    return _placed(chunk, chunk.offset, chunk.shape, index(chunk.file), encoding)
+
+
+def _placed(
+    chunk: Chunk, offset: Shape, shape: Shape, file: int, encoding: Encoding | None
+) -> Chunk:
+    # As `dataclasses.replace`, which takes ten times as long.
+    where = chunk.position, chunk.nbytes, encoding
+    return Chunk(offset, shape, chunk.digest, chunk.checksum, file, *where)
 
 
 def _files(chunk: Chunk) -> set[int]:
@@ -50,6 +58,7 @@ class Packs:
         self._files: list[PackSource] = []
         self._there: dict[int, bool] = {}
         self._used: set[int] = set()
+        self._plain: dict[str | None, Chunk] = {}
         self._memory = Buffers(None, ALIGNMENT)
 
     def index(self, ref: PackRef) -> int:
@@ -73,6 +82,9 @@ class Packs:
     @contextlib.contextmanager
     def raw(self, leaf: str, chunk: Chunk) -> Iterator[memoryview]:
         """The raw bytes of a chunk, checked; in memory that is used again after the block."""
+        plain = self._plain.get(chunk.digest)
+        if plain is not None and self.has(plain):
+            chunk = plain
         memory = self._memory.take(max(chunk.nbytes, CHUNK_BYTES))
         try:
             data = byte_view(memory)[: chunk.nbytes]
@@ -81,6 +93,14 @@ class Packs:
             yield data
         finally:
             self._memory.give(memory)
+
+    def remember(self, plain: Chunk) -> None:
+        """Where the raw bytes of a base lie: for as long as they do, they are read from there."""
+        self._plain[plain.digest] = plain
+
+    def forget(self, needed: Callable[[str | None], bool]) -> None:
+        """Of what is remembered, forget all but what is `needed`, by its digest."""
+        self._plain = {value: chunk for value, chunk in self._plain.items() if needed(value)}
 
     def has(self, chunk: Chunk) -> bool:
         """Whether a chunk can be read: `prune` may have removed its pack, or that of its base.
@@ -122,9 +142,8 @@ class Packs:
             found = []
             for chunk in item.chunks:
                 now = placed.get(str(chunk.digest)) or renumbered(chunk, own.__getitem__)
-                found.append(
-                    replace(renumbered(now, local), offset=chunk.offset, shape=chunk.shape)
-                )
+                now = renumbered(now, local)
+                found.append(_placed(now, chunk.offset, chunk.shape, now.file, now.encoding))
             return replace(item, chunks=tuple(found))
 
         records = {name: moved(item) for name, item in old.records.items()}
