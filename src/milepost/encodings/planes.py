@@ -278,8 +278,8 @@ def _compressor(zstd: Any, way: Way) -> Any:
 @functools.cache
 def _zstd() -> Any:
     """`compression.zstd`, which Python has from 3.14 on; before, the same from a package."""
-    # glibc gives pieces of 128 KB or more back to the system at once, until it has seen a larger one
-    # come and go; and to touch fresh memory takes as long as to decompress into it.
+    # glibc gives pieces of 128 KB or more back to the system at once, until it has seen a larger
+    # one come and go; and to touch fresh memory takes as long as to decompress into it.
     np.empty(1 << 22, np.uint8)
     try:
         from compression import zstd  # type: ignore[import-not-found, unused-ignore]

@@ -31,15 +31,17 @@ def renumbered(chunk: Chunk, index: Callable[[int], int]) -> Chunk:
     encoding = chunk.encoding
     if encoding is not None and encoding.base is not None:
         encoding = replace(encoding, base=renumbered(encoding.base, index))
-    return _placed(chunk, chunk.offset, chunk.shape, index(chunk.file), encoding)
+    return _placed(chunk, index(chunk.file), chunk.position, encoding)
 
 
 def _placed(
-    chunk: Chunk, offset: Shape, shape: Shape, file: int, encoding: Encoding | None
+    chunk: Chunk, file: int, position: int, encoding: Encoding | None, box: Chunk | None = None
 ) -> Chunk:
-    # As `dataclasses.replace`, which takes ten times as long.
-    where = chunk.position, chunk.nbytes, encoding
-    return Chunk(offset, shape, chunk.digest, chunk.checksum, file, *where)
+    """The chunk as it lies elsewhere; for the box of another, if one is given."""
+    # By hand: `dataclasses.replace` takes ten times as long.
+    box = box or chunk
+    own = chunk.digest, chunk.checksum
+    return Chunk(box.offset, box.shape, *own, file, position, chunk.nbytes, encoding)
 
 
 def _files(chunk: Chunk) -> set[int]:
@@ -143,7 +145,7 @@ class Packs:
             for chunk in item.chunks:
                 now = placed.get(str(chunk.digest)) or renumbered(chunk, own.__getitem__)
                 now = renumbered(now, local)
-                found.append(_placed(now, chunk.offset, chunk.shape, now.file, now.encoding))
+                found.append(_placed(now, now.file, now.position, now.encoding, box=chunk))
             return replace(item, chunks=tuple(found))
 
         records = {name: moved(item) for name, item in old.records.items()}
@@ -184,8 +186,8 @@ class NewPack:
     def _longest(chunk: Chunk) -> Chunk:
         """A chunk whose entry in the header is longer than any that it may get."""
         digits = str(chunk.checksum)
-        base = replace(chunk, encoding=None)
-        return replace(chunk, encoding=Encoding("planes", chunk.nbytes, digits, 8, 4, base))
+        encoding = Encoding("planes", chunk.nbytes, digits, 8, 4, chunk)
+        return _placed(chunk, chunk.file, chunk.position, encoding)
 
     def add(self, pack: NewObject, chunk: Chunk, encoded: Encoded) -> Chunk:
         """Write a chunk after those before; returns what it is now. No bytes are written twice."""
@@ -194,7 +196,7 @@ class NewPack:
         for part in encoded.parts:
             pack.append(memoryview(part), lambda: None)
         encoding = encoded.encoding
-        now = replace(chunk, file=self.index, position=self._position, encoding=encoding)
+        now = _placed(chunk, self.index, self._position, encoding)
         self._position += encoding.nbytes
         self._added[now.digest] = now
         return now
