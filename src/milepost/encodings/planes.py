@@ -34,7 +34,8 @@ from typing import Any
 
 import numpy as np
 
-from milepost.dtypes import Array
+from milepost.digest import Buffer
+from milepost.dtypes import Array, byte_view
 
 BLOCK = 1 << 18  # elements
 WIDTHS = (1, 2, 4, 8)
@@ -102,15 +103,15 @@ class Planes:
 
     def encode(
         self, block: Array, base: Array | None, ways: Sequence[Way] | None = None
-    ) -> list[bytes]:
+    ) -> list[Buffer]:
         """The streams of a block; with `base`, of its differences to that.
 
         `ways`: how each plane is compressed, from the lowest; by its literals if not given.
         """
         values = block if base is None else self._differences(block, base)
-        streams = []
+        streams: list[Buffer] = []
         if self._low_dtype is not None:
-            streams.append(values.astype(self._low_dtype).tobytes())
+            streams.append(byte_view(values.astype(self._low_dtype)))
         ways = ways or (Way.LITERALS,) * (self.width - self.low)
         for plane, way in zip(self._split(values), ways, strict=True):
             frame = plane.tobytes() if way is Way.RAW else self._compressed(plane, way)
@@ -227,7 +228,7 @@ def blocks(data: memoryview, width: int) -> Iterator[Array]:
         yield elements[start : start + BLOCK]
 
 
-def table(streams: Sequence[bytes]) -> bytes:
+def table(streams: Sequence[Buffer]) -> bytes:
     """The table of the streams of all blocks, which comes before these."""
     return struct.pack(f"<{len(streams)}I", *map(len, streams))
 

@@ -11,6 +11,7 @@ import numpy as np
 from milepost import digest
 from milepost.chunk import MAX_BYTES, MAX_RATIO, PLANES, STORED, Chunk, Encoding
 from milepost.container import ALIGNMENT
+from milepost.digest import Buffer
 from milepost.dtypes import Array
 from milepost.encodings.planes import BLOCK, WIDTHS, Way, blocks, lows, planes_of, table
 from milepost.errors import DamagedError
@@ -27,7 +28,7 @@ class Encoded:
     """The bytes of a chunk as they go into a pack, and what to say of them."""
 
     encoding: Encoding
-    parts: Sequence[bytes]  # which follow one another
+    parts: Sequence[Buffer]  # which follow one another
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class Recoder:
         self, raw: memoryview, width: int, trial: _Trial, base: tuple[Chunk, memoryview] | None
     ) -> Encoded:
         planes = planes_of(width, trial.low)
-        streams: list[bytes] = []
+        streams: list[Buffer] = []
         for block, other in _pairs(raw, None if base is None else base[1], width):
             found = planes.encode(block, other, trial.ways)
             undone = self._undone[: block.nbytes].view(planes.dtype)
@@ -98,7 +99,7 @@ class Recoder:
                     "what was encoded does not decode to the same: check this machine's memory"
                 )
             streams += found
-        parts = [table(streams), *streams]
+        parts: list[Buffer] = [table(streams), *streams]
         size = sum(map(len, parts))
         least = max(size, math.ceil(len(raw) / MAX_RATIO))
         parts.append(bytes(least - size + -least % ALIGNMENT))
