@@ -14,9 +14,9 @@ as they are; then plane after plane, from the next byte to the highest, each a Z
 (RFC 8878), or as it is if it is as long as the plane itself.
 
 The planes of floats hold few repetitions worth finding, only bytes that are frequent. So most are
-compressed by that alone: Zstandard then looks for nothing, but codes every byte by its frequency.
-That takes a half to a third of the time, both ways. Where repetitions are found to gain more,
-a small table of long matches finds them.
+compressed by that alone: Zstandard then looks for nothing, but codes every byte by its frequency,
+which is sooner done, both ways. Where repetitions are found to gain more, a small table of long
+matches finds them.
 
 Everything is done in few calls of NumPy over many elements each: threads that call often wait
 for Python's lock more than they work.
@@ -41,9 +41,10 @@ BLOCK = 1 << 18  # elements
 WIDTHS = (1, 2, 4, 8)
 # Below so much gain, a plane is left as it is: then it costs nothing to read.
 _WORTH = 0.95
-# Repetitions are looked for where frequencies leave less of a plane than this, and taken where
-# they save so much of it: they take twice as long to read.
-_MATCHING, _MATCHED = 0.6, 0.01
+# Repetitions are taken where they save so much more of a plane: they take twice as long to read.
+_MATCHED = 0.01
+# What stays longer in a sample, which is a little longer than its share, is not compressed at all.
+_HOPELESS = 0.97
 _BYTE = np.uint16(8)
 # Of Zstandard: how far apart it looks for repetitions, at most; and a parameter that Python has no
 # name for, ZSTD_c_literalCompressionMode. Where it is unknown, repetitions are looked for.
@@ -120,17 +121,17 @@ class Planes:
 
     def tried(self, block: Array, base: Array | None) -> list[tuple[Way, int]]:
         """How each plane of a block, from the lowest, is best compressed, and its length then."""
-        found = []
-        for plane in self._split(block if base is None else self._differences(block, base)):
-            way, size = Way.LITERALS, len(self._compressed(plane, Way.LITERALS))
-            if size >= _WORTH * len(plane):
-                way, size = Way.RAW, len(plane)
-            elif size < _MATCHING * len(plane):
-                other = len(self._compressed(plane, Way.MATCHES))
-                if other < size - _MATCHED * len(plane):
-                    way, size = Way.MATCHES, other
-            found.append((way, size))
-        return found
+        values = block if base is None else self._differences(block, base)
+        return [self._tried(plane) for plane in self._split(values)]
+
+    def _tried(self, plane: Array) -> tuple[Way, int]:
+        way, size = Way.LITERALS, len(self._compressed(plane, Way.LITERALS))
+        other = len(self._compressed(plane, Way.MATCHES))
+        if other < size - _MATCHED * len(plane):
+            way, size = Way.MATCHES, other
+        if size >= _HOPELESS * len(plane):
+            way = Way.RAW
+        return way, size if size < _WORTH * len(plane) else len(plane)
 
     def _differences(self, block: Array, base: Array) -> Array:
         values = self._values[: len(block)]

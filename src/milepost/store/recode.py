@@ -20,7 +20,7 @@ from milepost.errors import DamagedError
 _LEAST_BYTES = 4096
 _LEAST_GAIN = 1024
 _WORTH = 0.97  # of its size; above, reading it slower buys too little
-_SAMPLES, _SAMPLE = 8, 4096  # so many pieces of so many elements
+_SAMPLES, _SAMPLE = 8, 8192  # so many pieces of so many elements
 
 
 @dataclass(frozen=True, slots=True)
