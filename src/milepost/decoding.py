@@ -55,19 +55,23 @@ def check(files: Sequence[ByteSource], chunk: Chunk) -> None:
     Raises:
         DamagedError: it is not what was written.
     """
-    memory = memoryview(bytearray(min(_CHECKED_BYTES, chunk.nbytes)))
     found: Chunk | None = chunk
-    while found is not None:
-        expected = found.checksum if found.encoding is None else found.encoding.checksum
-        assert expected is not None
-        running = digest.Running(expected)
-        for start in range(0, found.stored_bytes, len(memory)):
-            part = memory[: found.stored_bytes - start]
-            fill_exactly(files[found.file], found.position + start, part)
-            running.update(part)
-        if running.value != expected:
-            raise _damaged(files, found, f"expected {expected}, found {running.value}")
-        found = None if found.encoding is None else found.encoding.base
+    with _memory() as memory:
+        while found is not None:
+            _check_stored(files, found, byte_view(memory)[:_CHECKED_BYTES])
+            found = None if found.encoding is None else found.encoding.base
+
+
+def _check_stored(files: Sequence[ByteSource], chunk: Chunk, memory: memoryview) -> None:
+    expected = chunk.checksum if chunk.encoding is None else chunk.encoding.checksum
+    assert expected is not None
+    running = digest.Running(expected)
+    for start in range(0, chunk.stored_bytes, len(memory)):
+        part = memory[: chunk.stored_bytes - start]
+        fill_exactly(files[chunk.file], chunk.position + start, part)
+        running.update(part)
+    if running.value != expected:
+        raise _damaged(files, chunk, f"expected {expected}, found {running.value}")
 
 
 def _blocks(files: Sequence[ByteSource], chunk: Chunk, width: int) -> Iterator[Array]:
@@ -113,9 +117,12 @@ def _decoded(files: Sequence[ByteSource], chunk: Chunk, out: Array) -> Iterator[
 def _streams(
     file: ByteSource, chunk: Chunk, planes: Planes, memory: memoryview
 ) -> Iterator[list[memoryview]]:
-    """The streams of each block; what was read is checked once all are."""
+    """The streams of each block; what was read is checked once all are, if not before."""
     encoding = chunk.encoding
     assert encoding is not None
+    if encoding.nbytes <= len(memory):
+        yield from _streams_at_once(file, chunk, planes, memory[: encoding.nbytes])
+        return
     running = digest.Running(encoding.checksum)
     table = memoryview(bytearray(min(table_bytes(planes, chunk.nbytes), encoding.nbytes)))
     position, end = chunk.position, chunk.end
@@ -135,6 +142,24 @@ def _streams(
     running.update(padding)
     if running.value != encoding.checksum:
         raise ValueError(f"expected {encoding.checksum}, found {running.value}")
+
+
+def _streams_at_once(
+    file: ByteSource, chunk: Chunk, planes: Planes, memory: memoryview
+) -> Iterator[list[memoryview]]:
+    """As `_streams`, of so few bytes that `memory` holds them all: most chunks are small."""
+    encoding = chunk.encoding
+    assert encoding is not None
+    fill_exactly(file, chunk.position, memory)
+    if not digest.matches(encoding.checksum, memory):
+        raise ValueError(f"expected {encoding.checksum}, found {digest.checksum(memory)}")
+    start = table_bytes(planes, chunk.nbytes)
+    if start > len(memory):
+        raise ValueError("it has no room for its table")
+    found = memory[:start]
+    for row in stream_lengths(found, planes, chunk.nbytes, len(memory) - start):
+        yield _cut(memory[start:], row)
+        start += sum(row)
 
 
 @contextlib.contextmanager

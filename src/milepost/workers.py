@@ -91,14 +91,16 @@ def give_way(niceness: int) -> None:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
 
 
-def jobs(items: Iterable[T], nbytes: Callable[[T], int]) -> Iterator[list[T]]:
+def jobs(
+    items: Iterable[T], nbytes: Callable[[T], int], least: int = JOB_BYTES
+) -> Iterator[list[T]]:
     """Items that follow one another, in groups that are worth handing to a thread."""
     job: list[T] = []
     size = 0
     for item in items:
         job.append(item)
         size += nbytes(item)
-        if size >= JOB_BYTES:
+        if size >= least:
             yield job
             job, size = [], 0
     if job:

@@ -11,6 +11,7 @@ from milepost.encodings.planes import (
     BLOCK,
     WIDTHS,
     Planes,
+    Way,
     blocks,
     lows,
     stream_lengths,
@@ -62,6 +63,40 @@ def test_weights_shrink_and_their_small_changes_more():
     alone = sum(map(len, planes.encode(block, None)))
     differences = sum(map(len, planes.encode(block, base)))
     assert differences < 0.6 * after.nbytes < 0.8 * after.nbytes < alone < 0.86 * after.nbytes
+
+
+@pytest.mark.parametrize("way", Way)
+@pytest.mark.parametrize("with_base", [False, True])
+def test_planes_come_back_however_they_are_compressed(way: Way, with_base: bool):
+    planes, block, base = Planes(4, 0), _weights(5000).view("<u4"), _weights(5000, 1).view("<u4")
+    other = base if with_base else None
+    streams = planes.encode(block, other, [way] * 4)
+    out = np.empty_like(block)
+    planes.decode([memoryview(stream) for stream in streams], other, out)
+    assert np.array_equal(out, block)
+    if way is Way.RAW:
+        assert [len(stream) for stream in streams] == [5000] * 4
+
+
+def test_repetitions_are_looked_for_only_where_they_gain():
+    planes, noise = Planes(1, 0), np.random.default_rng(0)
+    plain = noise.integers(0, 256, BLOCK, np.uint8)
+    assert planes.tried(plain, None) == [(Way.RAW, BLOCK)]
+    frequent = noise.integers(0, 4, BLOCK, np.uint8)
+    [(way, size)] = planes.tried(frequent, None)
+    assert way is Way.LITERALS
+    assert size == len(planes.encode(frequent, None)[0]) < 0.27 * BLOCK
+    repeated = np.tile(noise.integers(0, 128, 64, np.uint8), BLOCK // 64)
+    [(way, size)] = planes.tried(repeated, None)
+    assert way is Way.MATCHES
+    assert size < 0.01 * BLOCK < 0.5 * BLOCK < len(planes.encode(repeated, None)[0])
+
+
+def test_a_library_that_cannot_leave_repetitions_alone_is_good_enough(monkeypatch):
+    monkeypatch.setattr("milepost.encodings.planes._LITERAL_COMPRESSION", 9999)
+    planes, block = Planes(4, 2), _weights(5000).view("<u4")
+    assert np.array_equal(_undone(planes, block, None), block)
+    assert sum(map(len, planes.encode(block, None))) < 0.86 * block.nbytes
 
 
 def test_a_frame_of_another_length_is_refused():

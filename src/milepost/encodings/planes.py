@@ -13,9 +13,10 @@ The streams of a block are: the `low` lowest bytes of each element, if `low` is 
 as they are; then plane after plane, from the next byte to the highest, each a Zstandard frame
 (RFC 8878), or as it is if it is as long as the plane itself.
 
-The planes of floats hold no repetitions worth finding, only bytes that are frequent. With a
-small table of long matches Zstandard soon leaves off looking for them, and codes every byte by
-its frequency alone: three times as fast as its level 1, and smaller.
+The planes of floats hold few repetitions worth finding, only bytes that are frequent. So most are
+compressed by that alone: Zstandard then looks for nothing, but codes every byte by its frequency,
+which is sooner done, both ways. Where repetitions are found to gain more, a small table of long
+matches finds them.
 
 Everything is done in few calls of NumPy over many elements each: threads that call often wait
 for Python's lock more than they work.
@@ -23,6 +24,8 @@ for Python's lock more than they work.
 
 from __future__ import annotations
 
+import contextlib
+import enum
 import functools
 import struct
 import threading
@@ -31,13 +34,29 @@ from typing import Any
 
 import numpy as np
 
-from milepost.dtypes import Array
+from milepost.digest import Buffer
+from milepost.dtypes import Array, byte_view
 
 BLOCK = 1 << 18  # elements
 WIDTHS = (1, 2, 4, 8)
 # Below so much gain, a plane is left as it is: then it costs nothing to read.
 _WORTH = 0.95
+# Repetitions are taken where they save so much more of a plane: they take twice as long to read.
+_MATCHED = 0.01
+# What stays longer in a sample, which is a little longer than its share, is not compressed at all.
+_HOPELESS = 0.97
 _BYTE = np.uint16(8)
+# Of Zstandard: how far apart it looks for repetitions, at most; and a parameter that Python has no
+# name for, ZSTD_c_literalCompressionMode. Where it is unknown, repetitions are looked for.
+_NEVER, _LITERAL_COMPRESSION = 1 << 17, 1002
+
+
+class Way(enum.Enum):
+    """How a plane is compressed: not at all, by the frequencies of bytes, or by repetitions too."""
+
+    RAW = enum.auto()
+    LITERALS = enum.auto()
+    MATCHES = enum.auto()
 
 
 def lows(width: int) -> tuple[int, ...]:
@@ -64,6 +83,10 @@ class Planes:
         return np.empty(BLOCK, self.dtype)
 
     @functools.cached_property
+    def _shifted(self) -> Array:
+        return np.empty(BLOCK, self.dtype)
+
+    @functools.cached_property
     def _pair(self) -> Array:
         return np.empty(BLOCK, "<u2")
 
@@ -72,38 +95,72 @@ class Planes:
         return np.empty(BLOCK, np.uint8)
 
     @functools.cached_property
-    def _compressor(self) -> Any:
-        return self._zstd.ZstdCompressor(options=_options(self._zstd))
+    def _compressors(self) -> dict[Way, Any]:
+        return {way: _compressor(self._zstd, way) for way in (Way.LITERALS, Way.MATCHES)}
 
     def sizes(self, count: int) -> list[int]:
         """The bytes of each stream of a block of so many elements, if left as they are."""
         return [count * self.low] * bool(self.low) + [count] * (self.width - self.low)
 
-    def encode(self, block: Array, base: Array | None) -> list[bytes]:
-        """The streams of a block; with `base`, of its differences to that."""
-        values = block
-        if base is not None:
-            values = self._values[: len(block)]
-            np.subtract(block, base, out=values)
-            np.add(values, self._bias, out=values)
-        if self.width == 1:
-            return [self._compressed(values)]
-        streams = []
+    def encode(
+        self, block: Array, base: Array | None, ways: Sequence[Way] | None = None
+    ) -> list[Buffer]:
+        """The streams of a block; with `base`, of its differences to that.
+
+        `ways`: how each plane is compressed, from the lowest; by its literals if not given.
+        """
+        values = block if base is None else self._differences(block, base)
+        streams: list[Buffer] = []
         if self._low_dtype is not None:
-            streams.append(values.view(self._low_dtype)[:: self.width // self.low].tobytes())
-        pair, plane = self._pair[: len(block)], self._plane[: len(block)]
-        for at in range(self.low // 2, self.width // 2):
-            np.copyto(pair, values.view("<u2")[at :: self.width // 2])
-            np.copyto(plane, pair, casting="unsafe")
-            streams.append(self._compressed(plane))
-            np.right_shift(pair, _BYTE, out=pair)
-            np.copyto(plane, pair, casting="unsafe")
-            streams.append(self._compressed(plane))
+            streams.append(byte_view(values.astype(self._low_dtype)))
+        ways = ways or (Way.LITERALS,) * (self.width - self.low)
+        for plane, way in zip(self._split(values), ways, strict=True):
+            frame = plane.tobytes() if way is Way.RAW else self._compressed(plane, way)
+            streams.append(frame if len(frame) < _WORTH * len(plane) else plane.tobytes())
         return streams
 
-    def _compressed(self, plane: Array) -> bytes:
-        frame: bytes = self._compressor.compress(plane, self._compressor.FLUSH_FRAME)
-        return frame if len(frame) < _WORTH * len(plane) else plane.tobytes()
+    def tried(self, block: Array, base: Array | None) -> list[tuple[Way, int]]:
+        """How each plane of a block, from the lowest, is best compressed, and its length then."""
+        values = block if base is None else self._differences(block, base)
+        return [self._tried(plane) for plane in self._split(values)]
+
+    def _tried(self, plane: Array) -> tuple[Way, int]:
+        way, size = Way.LITERALS, len(self._compressed(plane, Way.LITERALS))
+        other = len(self._compressed(plane, Way.MATCHES))
+        if other < size - _MATCHED * len(plane):
+            way, size = Way.MATCHES, other
+        if size >= _HOPELESS * len(plane):
+            way = Way.RAW
+        return way, size if size < _WORTH * len(plane) else len(plane)
+
+    def _differences(self, block: Array, base: Array) -> Array:
+        values = self._values[: len(block)]
+        np.subtract(block, base, out=values)
+        np.add(values, self._bias, out=values)
+        return values
+
+    def _split(self, values: Array) -> Iterator[Array]:
+        """Plane after plane, from the lowest that is no low byte, in memory of the next one."""
+        if self.width == 1:
+            yield values
+            return
+        pair, plane = self._pair[: len(values)], self._plane[: len(values)]
+        for at in range(self.low, self.width, 2):
+            pairs = values
+            if at:
+                pairs = self._shifted[: len(values)]
+                np.right_shift(values, self.dtype.type(8 * at), out=pairs)
+            np.copyto(pair, pairs, casting="unsafe")
+            np.copyto(plane, pair, casting="unsafe")
+            yield plane
+            np.right_shift(pair, _BYTE, out=pair)
+            np.copyto(plane, pair, casting="unsafe")
+            yield plane
+
+    def _compressed(self, plane: Array, way: Way) -> bytes:
+        compressor = self._compressors[way]
+        frame: bytes = compressor.compress(plane, compressor.FLUSH_FRAME)
+        return frame
 
     def decode(self, streams: Sequence[memoryview], base: Array | None, out: Array) -> None:
         """Undo `encode`: `out` is the block, and no part of `base`.
@@ -114,24 +171,26 @@ class Planes:
         planes = [self._expanded(stream, len(out)) for stream in streams[bool(self.low) :]]
         if self.width == 1:
             np.copyto(out, planes[0])
-        elif self.width == 2:
-            self._paired(planes[0], planes[1], out)
         else:
-            if self._low_dtype is not None:
-                low = np.frombuffer(streams[0], self._low_dtype)
-                np.copyto(out.view(self._low_dtype)[:: self.width // self.low], low)
-            pair = self._pair[: len(out)]
-            for at in range(self.low // 2, self.width // 2):
-                self._paired(planes[2 * at - self.low], planes[2 * at - self.low + 1], pair)
-                np.copyto(out.view("<u2")[at :: self.width // 2], pair)
+            self._join(planes, out)
+        if self._low_dtype is not None:
+            np.left_shift(out, self.dtype.type(8 * self.low), out=out)
+            np.bitwise_or(out, np.frombuffer(streams[0], self._low_dtype), out=out)
         if base is not None:
             np.subtract(out, self._bias, out=out)
             np.add(out, base, out=out)
 
-    @staticmethod
-    def _paired(low: Array, high: Array, out: Array) -> None:
-        np.left_shift(high, _BYTE, out=out, dtype=np.uint16)
-        np.bitwise_or(out, low, out=out)
+    def _join(self, planes: Sequence[Array], out: Array) -> None:
+        """Elements of two planes or more, the highest first, without their low bytes."""
+        pair = out if self.width == 2 else self._pair[: len(out)]
+        for at in range(len(planes) - 1, 0, -2):
+            np.left_shift(planes[at], _BYTE, out=pair, dtype=np.uint16)
+            np.bitwise_or(pair, planes[at - 1], out=pair)
+            if at == len(planes) - 1:
+                np.copyto(out, pair)
+            else:
+                np.left_shift(out, self.dtype.type(16), out=out)
+                np.bitwise_or(out, pair, out=out)
 
     def _expanded(self, stream: memoryview, count: int) -> Array:
         if len(stream) == count:
@@ -170,7 +229,7 @@ def blocks(data: memoryview, width: int) -> Iterator[Array]:
         yield elements[start : start + BLOCK]
 
 
-def table(streams: Sequence[bytes]) -> bytes:
+def table(streams: Sequence[Buffer]) -> bytes:
     """The table of the streams of all blocks, which comes before these."""
     return struct.pack(f"<{len(streams)}I", *map(len, streams))
 
@@ -199,9 +258,9 @@ def stream_lengths(found: memoryview, planes: Planes, nbytes: int, room: int) ->
     return result
 
 
-def _options(zstd: Any) -> dict[Any, int]:
+def _compressor(zstd: Any, way: Way) -> Any:
     names = zstd.CompressionParameter
-    return {
+    options = {
         names.strategy: zstd.Strategy.fast,
         names.window_log: 18,
         names.hash_log: 6,
@@ -210,11 +269,20 @@ def _options(zstd: Any) -> dict[Any, int]:
         names.min_match: 7,
         names.target_length: 0,
     }
+    if way is Way.LITERALS:
+        # It would not compress literals then, unless told to.
+        literals = {**options, names.target_length: _NEVER, _LITERAL_COMPRESSION: 1}
+        with contextlib.suppress(ValueError, zstd.ZstdError):
+            return zstd.ZstdCompressor(options=literals)
+    return zstd.ZstdCompressor(options=options)
 
 
 @functools.cache
 def _zstd() -> Any:
     """`compression.zstd`, which Python has from 3.14 on; before, the same from a package."""
+    # glibc gives pieces of 128 KB or more back to the system at once, until it has seen a larger
+    # one come and go; and to touch fresh memory takes as long as to decompress into it.
+    np.empty(1 << 22, np.uint8)
     try:
         from compression import zstd  # type: ignore[import-not-found, unused-ignore]
     except ImportError:

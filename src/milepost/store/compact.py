@@ -13,11 +13,11 @@ restored most. So is whatever older ones share with it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from milepost.chunk import Chunk
-from milepost.errors import DamagedError, StepNotFoundError, VersionError
+from milepost.errors import DamagedError, PathNotFoundError, StepNotFoundError, VersionError
 from milepost.record import ArrayRecord
 from milepost.store import layout, manifest
 from milepost.store.groups import MOST_AHEAD, Group, next_group
@@ -58,11 +58,14 @@ def compact(store: Store, threads: int, told: Callable[[int, int], None]) -> Com
 
 def _referenced_bytes(store: Store) -> int:
     """The size of all packs that a checkpoint refers to."""
-    sizes: dict[str, int] = {}
-    for step in store.steps:
-        with contextlib.suppress(StepNotFoundError, DamagedError, VersionError):
-            sizes.update((pack.name, pack.nbytes) for pack in store.manifest(step).packs)
-    return sum(sizes.values())
+    store.references.update()
+    total = 0
+    for name in store.references.packs:
+        with contextlib.suppress(PathNotFoundError):
+            source = store.storage.open(name)
+            total += source.size
+            source.close()
+    return total
 
 
 class Compaction:
@@ -90,7 +93,7 @@ class Compaction:
         """Forget which steps were seen: each has to be seen again, in turn."""
         self._groups: dict[Where, Group] = {}
         self._last: dict[str, Chunk] = {}  # by digest: those of the step before
-        self._later: dict[int, dict[Where, Chunk]] = {}
+        self._later: dict[int, _Later] = {}
         self._passed: set[int] = set()
         self._spared: set[str | None] = set()  # digests that the newest checkpoint had, too
 
@@ -133,19 +136,20 @@ class Compaction:
         with self._store.storage.lock(exclusive=False):
             self._packs.close()
             document = self._store.document(step)
-            try:
-                old = self._store.decoded(document, step)
-            except (DamagedError, VersionError):
+            found = self._later.pop(step, None)
+            if found is None or found.document != document:
+                found = self._decoded(document, step)
+            if found.manifest is None:
                 return False  # what cannot be read stays as it is
-            chunks = list(self._chunks(old))
+            old, chunks = found.manifest, list(found.chunks.items())
             pending = self._pending(chunks)
             recoded = _Recoded({}, set())
             if pending:
                 name = layout.new_pack_name(step)
-                found = self._written(name, pending, following)
-                if found is None:
+                written = self._written(name, pending, following)
+                if written is None:
                     return False
-                recoded = found
+                recoded = written
         if pending and not self._replaced(step, document, old, recoded, name):
             return False
         self._pass(chunks, recoded)
@@ -211,6 +215,7 @@ class Compaction:
                 group, refused = self._groups.get(where), where in recoded.refused
                 self._groups[where] = next_group(group, now, refused=refused)
         self._last = last
+        self._packs.forget({group.base.digest for group in self._groups.values()}.__contains__)
         self._packs.close()
 
     def _written(
@@ -218,7 +223,7 @@ class Compaction:
     ) -> _Recoded | None:
         """Write a pack with these chunks, but for those that another step has. None if stopped."""
         recoded = _Recoded({}, set())
-        todo: dict[str, Placed] = {}
+        todo: dict[str, tuple[Where, Chunk, Group | None]] = {}
         for where, chunk in pending:
             value, group = str(chunk.digest), self._group(where)
             if group is not None and group.base.digest == value:
@@ -226,12 +231,12 @@ class Compaction:
             elif value in self._last and self._packs.has(self._last[value]):
                 recoded.chunks[value] = self._last[value]
             else:
-                todo.setdefault(value, (where, chunk))
+                todo.setdefault(value, (where, chunk, group))
         if not todo:
             return recoded
         jobs = [
-            Job(where, chunk, self._group(where), self._ahead(where, following, todo))
-            for where, chunk in todo.values()
+            Job(where, chunk, group, self._ahead(where, group, following, todo))
+            for where, chunk, group in todo.values()
         ]
         jobs.sort(key=lambda job: job.layout_order)
         plan = NewPack(name, self._packs.reserve(), [p for job in jobs for p in job.planned()])
@@ -243,6 +248,8 @@ class Compaction:
                 if found.base is not None:
                     base = plan.add(pack, found.base[0], found.base[1])
                     encoding = replace(encoding, base=base)
+                if encoding.base is None or found.base is not None:
+                    self._packs.remember(job.chunk if found.base is None else found.base[0])
                 recoded.chunks[str(job.chunk.digest)] = plan.add(
                     pack, job.chunk, replace(found.own, encoding=encoding)
                 )
@@ -261,18 +268,18 @@ class Compaction:
         return group
 
     def _ahead(
-        self, where: Where, following: Sequence[int], todo: Mapping[str, Placed]
+        self, where: Where, group: Group | None, following: Sequence[int], todo: Container[str]
     ) -> Chunk | None:
         """What would be the base of the next group of this place, if one began.
 
         None of what is encoded in this step: that may have a base itself.
         """
-        group = self._group(where)
         if group is None or group.wait:
             return None
+        _, live = self._newest
         for step in reversed(following[: group.ahead]):
             found = self._following(step).get(where)
-            if found is None or found.digest in todo or found.digest in self._live():
+            if found is None or str(found.digest) in todo or found.digest in live:
                 continue
             if found.encoding is None and self._packs.has(found):
                 return found
@@ -283,11 +290,26 @@ class Compaction:
         if step not in self._later:
             while len(self._later) > MOST_AHEAD:
                 del self._later[min(self._later)]
-            self._later[step] = {}
-            with contextlib.suppress(StepNotFoundError, DamagedError, VersionError):
-                found = self._store.decoded(self._store.document(step), step)
-                self._later[step] = dict(self._chunks(found))
-        return self._later[step]
+            self._later[step] = _Later(b"", None, {})
+            with contextlib.suppress(StepNotFoundError):
+                self._later[step] = self._decoded(self._store.document(step), step)
+        return self._later[step].chunks
+
+    def _decoded(self, document: bytes, step: int) -> _Later:
+        try:
+            found = self._store.decoded(document, step)
+        except (DamagedError, VersionError):
+            return _Later(document, None, {})
+        return _Later(document, found, dict(self._chunks(found)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Later:
+    """What a step's manifest says that is compacted later; None if it cannot be read."""
+
+    document: bytes
+    manifest: Manifest | None
+    chunks: dict[Where, Chunk]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,11 @@ from milepost.store.groups import Group
 from milepost.store.recode import Encoded, Recoder
 from milepost.store.recoded import Packs
 from milepost.workers import Workers
+from milepost.workers import jobs as grouped
+
+_JOB_BYTES = (
+    1 << 20
+)  # most leaves are so small that handing over each takes longer than encoding it
 
 
 class Where(NamedTuple):
@@ -68,25 +73,25 @@ class Found(NamedTuple):
 def encoded(jobs: Sequence[Job], packs: Packs, threads: int) -> Iterator[tuple[Job, Found]]:
     """Each job and what was found for it, in their order."""
     recoders = [Recoder() for _ in range(threads)]
-    running: deque[tuple[Job, Future[Found]]] = deque()
+    running: deque[tuple[list[Job], Future[list[Found]]]] = deque()
 
-    def encode(job: Job) -> Found:
+    def encode(some: list[Job]) -> list[Found]:
         recoder = recoders.pop()
         try:
-            return _best(job, packs, recoder)
+            return [_best(job, packs, recoder) for job in some]
         finally:
             recoders.append(recoder)
 
     with Workers(threads, "milepost-compact") as workers:
         try:
-            for job in jobs:
-                running.append((job, workers.submit(encode, job)))
+            for some in grouped(jobs, lambda job: job.chunk.nbytes, _JOB_BYTES):
+                running.append((some, workers.submit(encode, some)))
                 if len(running) > threads:
                     first, future = running.popleft()
-                    yield first, future.result()
+                    yield from zip(first, future.result(), strict=True)
             while running:
                 first, future = running.popleft()
-                yield first, future.result()
+                yield from zip(first, future.result(), strict=True)
         except BaseException:
             workers.cancel()
             raise

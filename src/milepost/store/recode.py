@@ -11,18 +11,16 @@ import numpy as np
 from milepost import digest
 from milepost.chunk import MAX_BYTES, MAX_RATIO, PLANES, STORED, Chunk, Encoding
 from milepost.container import ALIGNMENT
+from milepost.digest import Buffer
 from milepost.dtypes import Array
-from milepost.encodings.planes import BLOCK, WIDTHS, blocks, lows, planes_of, table
+from milepost.encodings.planes import BLOCK, WIDTHS, Way, blocks, lows, planes_of, table
 from milepost.errors import DamagedError
 
 # What is smaller, or would shrink by less, is kept as it is: a record costs some bytes, too.
 _LEAST_BYTES = 4096
 _LEAST_GAIN = 1024
 _WORTH = 0.97  # of its size; above, reading it slower buys too little
-_PLANE = 0.95  # of its size: planes that stay larger are kept together
-_SAMPLES = 4
-_SAMPLE = BLOCK // 4  # elements, or a part of fewer
-_SAMPLED = 16  # one element of so many
+_SAMPLES, _SAMPLE = 8, 8192  # so many pieces of so many elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +28,7 @@ class Encoded:
     """The bytes of a chunk as they go into a pack, and what to say of them."""
 
     encoding: Encoding
-    parts: Sequence[bytes]  # which follow one another
+    parts: Sequence[Buffer]  # which follow one another
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +37,7 @@ class _Trial:
 
     share: float
     low: int
+    ways: tuple[Way, ...]
 
 
 class Recoder:
@@ -58,7 +57,7 @@ class Recoder:
         if not _is_encodable(raw):
             return _stored(raw)
         trial = self._trial(raw, width, None)
-        return self._encoded(raw, width, trial.low, None) if trial.share < _WORTH else _stored(raw)
+        return self._encoded(raw, width, trial, None) if trial.share < _WORTH else _stored(raw)
 
     def share_alone(self, raw: memoryview, width: int) -> float:
         """About what share of its size a chunk takes when it is encoded by itself."""
@@ -83,16 +82,16 @@ class Recoder:
         trial = self._trial(raw, width, base[1])
         if trial.share >= min(most, _WORTH):
             return None
-        found = self._encoded(raw, width, trial.low, base)
+        found = self._encoded(raw, width, trial, base)
         return found if found.encoding.codec == PLANES else None
 
     def _encoded(
-        self, raw: memoryview, width: int, low: int, base: tuple[Chunk, memoryview] | None
+        self, raw: memoryview, width: int, trial: _Trial, base: tuple[Chunk, memoryview] | None
     ) -> Encoded:
-        planes = planes_of(width, low)
-        streams: list[bytes] = []
+        planes = planes_of(width, trial.low)
+        streams: list[Buffer] = []
         for block, other in _pairs(raw, None if base is None else base[1], width):
-            found = planes.encode(block, other)
+            found = planes.encode(block, other, trial.ways)
             undone = self._undone[: block.nbytes].view(planes.dtype)
             planes.decode([memoryview(stream) for stream in found], other, undone)
             if not np.array_equal(undone, block):
@@ -100,7 +99,7 @@ class Recoder:
                     "what was encoded does not decode to the same: check this machine's memory"
                 )
             streams += found
-        parts = [table(streams), *streams]
+        parts: list[Buffer] = [table(streams), *streams]
         size = sum(map(len, parts))
         least = max(size, math.ceil(len(raw) / MAX_RATIO))
         parts.append(bytes(least - size + -least % ALIGNMENT))
@@ -108,19 +107,17 @@ class Recoder:
         if stored > len(raw) - _LEAST_GAIN:
             return _stored(raw)
         chunk = None if base is None else base[0]
-        encoding = Encoding(PLANES, stored, digest.checksum_of(parts), width, low, chunk)
+        encoding = Encoding(PLANES, stored, digest.checksum_of(parts), width, trial.low, chunk)
         return Encoded(encoding, parts)
 
     def _trial(self, raw: memoryview, width: int, base: memoryview | None) -> _Trial:
-        """Some blocks encoded with every plane on its own."""
-        planes = planes_of(width, 0)
-        sizes, total = np.zeros(width), 0
-        for block, other in _samples(raw, base, width):
-            sizes += [len(stream) for stream in planes.encode(block, other)]
-            total += len(block)
+        """Some elements encoded with every plane on its own."""
+        block = _sample(raw, width)
+        other = None if base is None else _sample(base, width)
+        ways, sizes = zip(*planes_of(width, 0).tried(block, other), strict=True)
         # Low bytes of which none gains anything are kept together: that is sooner read.
-        low = max(low for low in lows(width) if (sizes[:low] >= _PLANE * total).all())
-        return _Trial(float(sizes.sum()) / (total * width), low)
+        low = max(low for low in lows(width) if set(ways[:low]) <= {Way.RAW})
+        return _Trial(sum(sizes) / block.nbytes, low, ways[low:])
 
 
 def _is_encodable(raw: memoryview) -> bool:
@@ -144,11 +141,11 @@ def _pairs(
         yield from zip(blocks(raw, width), blocks(base, width), strict=True)
 
 
-def _samples(
-    raw: memoryview, base: memoryview | None, width: int
-) -> Iterator[tuple[Array, Array | None]]:
-    count = len(raw) // width
-    size = min(count, max(1024, min(_SAMPLE, count // (_SAMPLES * _SAMPLED))))
-    for start in sorted({(count - size) * i // (_SAMPLES - 1) for i in range(_SAMPLES)}):
-        span = slice(start * width, (start + size) * width)
-        yield from _pairs(raw[span], None if base is None else base[span], width)
+def _sample(raw: memoryview, width: int) -> Array:
+    """All elements, or some from all over."""
+    elements = np.frombuffer(raw, f"<u{width}")
+    if len(elements) <= _SAMPLES * _SAMPLE:
+        return elements
+    step = (len(elements) - _SAMPLE) // (_SAMPLES - 1)
+    starts = range(0, _SAMPLES * step, step)
+    return np.concatenate([elements[start : start + _SAMPLE] for start in starts])

@@ -31,7 +31,17 @@ def renumbered(chunk: Chunk, index: Callable[[int], int]) -> Chunk:
     encoding = chunk.encoding
     if encoding is not None and encoding.base is not None:
         encoding = replace(encoding, base=renumbered(encoding.base, index))
-    return replace(chunk, file=index(chunk.file), encoding=encoding)
+    return _placed(chunk, index(chunk.file), chunk.position, encoding)
+
+
+def _placed(
+    chunk: Chunk, file: int, position: int, encoding: Encoding | None, box: Chunk | None = None
+) -> Chunk:
+    """The chunk as it lies elsewhere; for the box of another, if one is given."""
+    # By hand: `dataclasses.replace` takes ten times as long.
+    box = box or chunk
+    own = chunk.digest, chunk.checksum
+    return Chunk(box.offset, box.shape, *own, file, position, chunk.nbytes, encoding)
 
 
 def _files(chunk: Chunk) -> set[int]:
@@ -50,6 +60,7 @@ class Packs:
         self._files: list[PackSource] = []
         self._there: dict[int, bool] = {}
         self._used: set[int] = set()
+        self._plain: dict[str | None, Chunk] = {}
         self._memory = Buffers(None, ALIGNMENT)
 
     def index(self, ref: PackRef) -> int:
@@ -73,6 +84,9 @@ class Packs:
     @contextlib.contextmanager
     def raw(self, leaf: str, chunk: Chunk) -> Iterator[memoryview]:
         """The raw bytes of a chunk, checked; in memory that is used again after the block."""
+        plain = self._plain.get(chunk.digest)
+        if plain is not None and self.has(plain):
+            chunk = plain
         memory = self._memory.take(max(chunk.nbytes, CHUNK_BYTES))
         try:
             data = byte_view(memory)[: chunk.nbytes]
@@ -81,6 +95,14 @@ class Packs:
             yield data
         finally:
             self._memory.give(memory)
+
+    def remember(self, plain: Chunk) -> None:
+        """Where the raw bytes of a base lie: for as long as they do, they are read from there."""
+        self._plain[plain.digest] = plain
+
+    def forget(self, needed: Callable[[str | None], bool]) -> None:
+        """Of what is remembered, forget all but what is `needed`, by its digest."""
+        self._plain = {value: chunk for value, chunk in self._plain.items() if needed(value)}
 
     def has(self, chunk: Chunk) -> bool:
         """Whether a chunk can be read: `prune` may have removed its pack, or that of its base.
@@ -122,9 +144,8 @@ class Packs:
             found = []
             for chunk in item.chunks:
                 now = placed.get(str(chunk.digest)) or renumbered(chunk, own.__getitem__)
-                found.append(
-                    replace(renumbered(now, local), offset=chunk.offset, shape=chunk.shape)
-                )
+                now = renumbered(now, local)
+                found.append(_placed(now, now.file, now.position, now.encoding, box=chunk))
             return replace(item, chunks=tuple(found))
 
         records = {name: moved(item) for name, item in old.records.items()}
@@ -165,8 +186,8 @@ class NewPack:
     def _longest(chunk: Chunk) -> Chunk:
         """A chunk whose entry in the header is longer than any that it may get."""
         digits = str(chunk.checksum)
-        base = replace(chunk, encoding=None)
-        return replace(chunk, encoding=Encoding("planes", chunk.nbytes, digits, 8, 4, base))
+        encoding = Encoding("planes", chunk.nbytes, digits, 8, 4, chunk)
+        return _placed(chunk, chunk.file, chunk.position, encoding)
 
     def add(self, pack: NewObject, chunk: Chunk, encoded: Encoded) -> Chunk:
         """Write a chunk after those before; returns what it is now. No bytes are written twice."""
@@ -175,7 +196,7 @@ class NewPack:
         for part in encoded.parts:
             pack.append(memoryview(part), lambda: None)
         encoding = encoded.encoding
-        now = replace(chunk, file=self.index, position=self._position, encoding=encoding)
+        now = _placed(chunk, self.index, self._position, encoding)
         self._position += encoding.nbytes
         self._added[now.digest] = now
         return now
