@@ -21,7 +21,15 @@ from milepost.errors import (
     UsageError,
 )
 from milepost.frameworks.base import ModelParts
-from milepost.frameworks.keras import assets, blank, layouts, naming, optimizers, trusted
+from milepost.frameworks.keras import (
+    assets,
+    blank,
+    layouts,
+    naming,
+    optimizers,
+    sequential,
+    trusted,
+)
 from milepost.frameworks.keras.changes import changes, make_changes
 from milepost.frameworks.keras.completion import complete
 from milepost.frameworks.keras.loss import lost_compilation, lost_history, lost_slots
@@ -101,6 +109,7 @@ def build(
     vouched = getattr(custom_objects, "trust", False)  # a dict vouches for nothing
     trusted.check([config, made], custom, custom_objects.imported if vouched else None)
     compile_config = config.pop("compile_config", None)
+    sequential.replace(trusted.nodes(config, "model"), custom)
     try:
         with keras.saving.custom_object_scope(custom):
             model = _model(config, custom, specs)
