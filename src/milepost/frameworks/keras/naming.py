@@ -13,11 +13,12 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import keras
-from milepost.state import join
+from milepost.state import PLAIN_TYPES, join
 
 # What a layer can hold that has variables, and in what.
 _PARTS = (keras.Layer, keras.metrics.Metric, keras.random.SeedGenerator)
 _COLLECTIONS = (list, dict, tuple)
+_PLAIN = frozenset(PLAIN_TYPES)
 
 
 def stable_names(siblings: Iterable[Any]) -> list[str]:
@@ -156,9 +157,12 @@ def _attribute_paths(layer: Any) -> dict[int, str]:
     found = [
         (attribute.startswith("_"), attribute)
         for attribute, value in attributes.items()
-        # A list under a private name is one of Keras's own, of everything.
-        if isinstance(value, _PARTS)
-        or (isinstance(value, _COLLECTIONS) and not attribute.startswith("_"))
+        if type(value) not in _PLAIN  # most of them, which are ruled out soonest so
+        and (
+            isinstance(value, _PARTS)
+            # A list under a private name is one of Keras's own, of everything.
+            or (isinstance(value, _COLLECTIONS) and not attribute.startswith("_"))
+        )
     ]
     for _, attribute in sorted(found):
         for path, value in _contents(attribute.strip("_"), attributes[attribute]):

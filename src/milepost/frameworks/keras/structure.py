@@ -28,6 +28,7 @@ from milepost.frameworks.keras import (
     naming,
     optimizers,
     sequential,
+    tensors,
     trusted,
 )
 from milepost.frameworks.keras.changes import changes, make_changes
@@ -137,15 +138,13 @@ def _model(
     config: dict[str, Any], custom: dict[str, Any], specs: Mapping[str, LeafSpec] | None
 ) -> keras.Model:
     def make(config: dict[str, Any]) -> keras.Model:
-        return keras.saving.deserialize_keras_object(
-            copy.deepcopy(config), custom_objects=custom, safe_mode=True
-        )
+        return keras.saving.deserialize_keras_object(config, custom_objects=custom, safe_mode=True)
 
     if specs is None:
         return make(config)
     try:
         with blank.without_values(specs) as variables:
-            model = make(config)
+            model = make(copy.deepcopy(config))  # which may be changed
     except MilepostError:
         raise
     except Exception:
@@ -157,7 +156,8 @@ def _model(
             with blank.without_values(specs):
                 make(stateless)
         return make(config)
-    blank.give_values(model, variables, specs)
+    with tensors.untouched_zeros():
+        blank.give_values(model, variables, specs)
     return model
 
 
