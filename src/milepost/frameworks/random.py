@@ -27,6 +27,8 @@ class RandomState:
     def __init__(self) -> None:
         # Generators that a snapshot has and this program has not made yet.
         self._wanted: frozenset[str] = frozenset()
+        # Those that it does not stand for.
+        self._excluded: frozenset[str] = frozenset()
 
     def generators(self) -> dict[str, Any]:
         """The generators by name."""
@@ -34,7 +36,7 @@ class RandomState:
         for framework in imported():
             if hasattr(framework, "global_generators"):
                 found |= framework.global_generators(self._wanted)
-        return found
+        return {name: one for name, one in found.items() if name not in self._excluded}
 
 
 class RememberedRandomness:
@@ -55,11 +57,23 @@ class RememberedRandomness:
         self._leaves = {n: v if is_plain(v) else np.array(v) for n, v in state.leaves.items()}
 
     def recall(self) -> None:
-        """Put the generators back into that state."""
+        """Put the generators back into that state: those that have left it.
+
+        The others are not touched: to set TensorFlow's seed, even to what it is, makes it forget
+        all the kernels of its operations, the random ones' positions among them.
+        """
         now = RandomState()
+        now._excluded = self._unmoved()
         saved = Saved(self._leaves, {}, finder(), makers=makers())
         saved.child("random", now, self._structure)
         saved.finish()
+
+    def _unmoved(self) -> frozenset[str]:
+        """The generators whose state is still the one that was remembered."""
+        now = RememberedRandomness()
+        now.remember()
+        names = {name.split("/")[1] for name in [*self._leaves, *now._leaves]}
+        return frozenset(names - {name.split("/")[1] for name in _different(self, now)})
 
     def state_dict(self) -> dict[str, Any]:
         return {"leaves": self._leaves, "structure": json.dumps(self._structure)}
@@ -67,6 +81,12 @@ class RememberedRandomness:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._leaves = dict(state["leaves"])
         self._structure = json.loads(state["structure"])
+
+
+def _different(one: RememberedRandomness, other: RememberedRandomness) -> list[str]:
+    """The leaves that the two have different values of, or only one of them has."""
+    a, b = one._leaves, other._leaves
+    return [n for n in {*a, *b} if n not in a or n not in b or not np.array_equal(a[n], b[n])]
 
 
 def handles(value: Any) -> bool:

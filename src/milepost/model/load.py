@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from milepost.checkpoint.restore import Restore
 from milepost.errors import (
     MissingPackageError,
     RestoreRefusedError,
@@ -21,6 +20,7 @@ from milepost.formats.keras_config import KerasSnapshot
 from milepost.formats.safetensors import ModelSnapshot
 from milepost.model.comparison import Replay, predict_again
 from milepost.model.foreign import load_keras
+from milepost.model.fresh import FreshRestore
 from milepost.model.names import Names
 from milepost.model.opened import open_loadable, open_model
 from milepost.model.randomness import unchanged_random_state
@@ -141,7 +141,7 @@ def _build(framework: Any, snapshot: ModelSnapshot, custom_objects: Mapping[str,
             custom_objects,
             specs,
         )
-    restore = Restore({"": model}, state)
+    restore = FreshRestore({"": model}, state)
     if not restore.plan.is_exact:
         raise RestoreRefusedError(
             f"cannot load {restore.plan}\nA class of the model is not what it was when it was "

@@ -84,7 +84,10 @@ def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
     _attach_state(value)
     for key, variable in _variables(value, name, saved.parameter_names()).items():
         if saved.has(key):
-            saved.place(key, partial(_assign, key, variable), None)
+            into = None if variable.dtype in _COUNTERS else tensors.memory(variable)
+            saved.place(key, partial(_assign, key, variable), into)
+            if into is not None:
+                saved.later(tensors.count_change, variable)
     if isinstance(value, keras.Layer):
         for _, layer in naming.layers_by_path(value):
             if isinstance(layer, keras.layers.Normalization):
@@ -93,7 +96,7 @@ def apply(value: Any, name: str, node: Structure, saved: Saved) -> Any:
 
 
 def _assign(key: str, variable: Any, array: Array) -> None:
-    variable.assign(tensors.without_copy(_cast(key, array, variable.dtype)))
+    tensors.assign(variable, _cast(key, array, variable.dtype))
 
 
 def prepare(

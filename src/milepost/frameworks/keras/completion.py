@@ -32,9 +32,9 @@ def complete(live: Any, config: Any) -> None:
     for value, node in _pairs(live, config):
         if not known.is_class(node.get("module"), node["class_name"]):
             continue  # of a class of the user's, get_config is the user's word
-        for argument, here in _forgotten(value, node["config"]):
-            node["config"][argument] = here
-        for argument, _ in _forgotten(value, node["config"]):
+        forgotten = dict(_forgotten(value, node["config"]))
+        node["config"] |= forgotten
+        for argument, _ in _forgotten(value, node["config"]) if forgotten else ():
             raise UnsupportedObjectError(
                 f"{type(value).__name__} forgets its argument {argument!r} in get_config(), and "
                 "could not be loaded as it is: write a class of your own with a full get_config()"

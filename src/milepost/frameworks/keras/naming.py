@@ -13,7 +13,12 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import keras
-from milepost.state import join
+from milepost.state import PLAIN_TYPES, join
+
+# What a layer can hold that has variables, and in what.
+_PARTS = (keras.Layer, keras.metrics.Metric, keras.random.SeedGenerator)
+_COLLECTIONS = (list, dict, tuple)
+_PLAIN = frozenset(PLAIN_TYPES)
 
 
 def stable_names(siblings: Iterable[Any]) -> list[str]:
@@ -149,16 +154,24 @@ def _attribute_paths(layer: Any) -> dict[int, str]:
     paths: dict[int, str] = {}
     # On the PyTorch backend a layer is a torch module, which keeps its children aside.
     attributes = {**vars(layer), **vars(layer).get("_modules", {})}
-    for attribute in sorted(attributes, key=lambda a: (a.startswith("_"), a)):
-        if attribute.startswith("_") and isinstance(attributes[attribute], list | dict | tuple):
-            continue  # Keras's own lists of everything
+    found = [
+        (attribute.startswith("_"), attribute)
+        for attribute, value in attributes.items()
+        if type(value) not in _PLAIN  # most of them, which are ruled out soonest so
+        and (
+            isinstance(value, _PARTS)
+            # A list under a private name is one of Keras's own, of everything.
+            or (isinstance(value, _COLLECTIONS) and not attribute.startswith("_"))
+        )
+    ]
+    for _, attribute in sorted(found):
         for path, value in _contents(attribute.strip("_"), attributes[attribute]):
             paths.setdefault(id(value), path)
     return paths
 
 
 def _contents(path: str, value: Any, depth: int = 4) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, keras.Layer | keras.metrics.Metric | keras.random.SeedGenerator):
+    if isinstance(value, _PARTS):
         yield path, value
     elif depth and isinstance(value, dict):
         for key, item in value.items():

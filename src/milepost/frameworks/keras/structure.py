@@ -21,7 +21,16 @@ from milepost.errors import (
     UsageError,
 )
 from milepost.frameworks.base import ModelParts
-from milepost.frameworks.keras import assets, blank, layouts, naming, optimizers, trusted
+from milepost.frameworks.keras import (
+    assets,
+    blank,
+    layouts,
+    naming,
+    optimizers,
+    sequential,
+    tensors,
+    trusted,
+)
 from milepost.frameworks.keras.changes import changes, make_changes
 from milepost.frameworks.keras.completion import complete
 from milepost.frameworks.keras.loss import lost_compilation, lost_history, lost_slots
@@ -101,6 +110,7 @@ def build(
     vouched = getattr(custom_objects, "trust", False)  # a dict vouches for nothing
     trusted.check([config, made], custom, custom_objects.imported if vouched else None)
     compile_config = config.pop("compile_config", None)
+    sequential.replace(trusted.nodes(config, "model"), custom)
     try:
         with keras.saving.custom_object_scope(custom):
             model = _model(config, custom, specs)
@@ -128,15 +138,13 @@ def _model(
     config: dict[str, Any], custom: dict[str, Any], specs: Mapping[str, LeafSpec] | None
 ) -> keras.Model:
     def make(config: dict[str, Any]) -> keras.Model:
-        return keras.saving.deserialize_keras_object(
-            copy.deepcopy(config), custom_objects=custom, safe_mode=True
-        )
+        return keras.saving.deserialize_keras_object(config, custom_objects=custom, safe_mode=True)
 
     if specs is None:
         return make(config)
     try:
         with blank.without_values(specs) as variables:
-            model = make(config)
+            model = make(copy.deepcopy(config))  # which may be changed
     except MilepostError:
         raise
     except Exception:
@@ -148,7 +156,8 @@ def _model(
             with blank.without_values(specs):
                 make(stateless)
         return make(config)
-    blank.give_values(model, variables, specs)
+    with tensors.untouched_zeros():
+        blank.give_values(model, variables, specs)
     return model
 
 

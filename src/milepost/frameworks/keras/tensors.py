@@ -19,7 +19,7 @@ import numpy as np
 
 import keras
 from milepost import dtypes
-from milepost.buffers import ALIGNMENT
+from milepost.buffers import ALIGNMENT, aligned
 from milepost.dtypes import Array
 
 _WORTHWHILE = 1 << 16  # bytes
@@ -27,15 +27,56 @@ _WORTHWHILE = 1 << 16  # bytes
 
 def without_copy(array: Array) -> Any:
     """A tensor in the memory of an array that nobody writes to any more, or else the array."""
-    large = array.nbytes >= _WORTHWHILE and array.ctypes.data % ALIGNMENT == 0
-    if not large or not array.flags.c_contiguous or keras.backend.backend() != "tensorflow":
+    if array.nbytes < _WORTHWHILE or keras.backend.backend() != "tensorflow":
         return array
+    tensor = _tensor(array)
+    return array if tensor is None else tensor
+
+
+def _tensor(array: Array) -> Any:
+    """A tensor of TensorFlow's in the memory of an array, if there can be one."""
+    if array.ctypes.data % ALIGNMENT or not array.flags.c_contiguous:
+        return None
     import tensorflow
 
     try:
         return tensorflow.experimental.dlpack.from_dlpack(array.__dlpack__())
     except (BufferError, TypeError):  # bfloat16 and its like, or read-only memory
-        return array
+        return None
+
+
+def memory(variable: keras.Variable) -> Array | None:
+    """A variable's own memory, if values can be read straight into it: on PyTorch, on the CPU."""
+    if keras.backend.backend() != "torch":
+        return None
+    tensor: Any = variable._value
+    if tensor.device.type != "cpu" or not tensor.is_contiguous():
+        return None
+    try:
+        return np.asarray(tensor.detach().numpy())
+    except (TypeError, RuntimeError):  # bfloat16, which NumPy does not know; or no plain tensor
+        return None
+
+
+def count_change(variable: keras.Variable) -> None:
+    """Tell PyTorch, which counts changes for the backward pass, of one that went past it."""
+    import torch
+
+    torch.autograd.graph.increment_version(variable._value)
+
+
+def assign(variable: keras.Variable, array: Array) -> None:
+    """Give a variable the values of an array of its shape and dtype that nobody writes to any more.
+
+    Keras's own `assign` reads a TensorFlow variable once more: half of the time, for a small one.
+    """
+    if keras.backend.backend() != "tensorflow" or keras.src.backend.in_stateless_scope():
+        variable.assign(array)
+        return
+    import tensorflow
+
+    tensor = tensorflow.convert_to_tensor(without_copy(array), variable._value.dtype)
+    variable._value.assign(tensor, read_value=False)
 
 
 @contextlib.contextmanager
@@ -67,12 +108,19 @@ def _zeros(initial_value: Any) -> Callable[[], Any] | None:
         return None
 
     def zeros() -> Any:
-        dtype = dtypes.numpy_dtype(variable.dtype)
-        nbytes = math.prod(variable.shape) * dtype.itemsize
-        if nbytes < _WORTHWHILE:
-            return initial_value()
-        memory = np.frombuffer(mmap.mmap(-1, nbytes), dtype)  # cleared when it is touched
-        tensor = without_copy(memory.reshape(tuple(variable.shape)))
-        return initial_value() if isinstance(tensor, np.ndarray) else tensor
+        array = untouched(tuple(variable.shape), dtypes.numpy_dtype(variable.dtype))
+        tensor = _tensor(array)
+        return initial_value() if tensor is None else tensor
 
     return zeros
+
+
+def untouched(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Zeros, aligned; if they are many, in memory that the system clears when it is touched."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    if nbytes < _WORTHWHILE:
+        memory = aligned(nbytes)
+        memory[:] = 0
+    else:
+        memory = np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)
+    return memory.view(dtype).reshape(shape)
