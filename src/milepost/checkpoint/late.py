@@ -1,7 +1,8 @@
 """The leaves that a restore reads last: straight into live memory, or a few at a time.
 
-They are read twice. First they are only checked, while nothing has changed yet: so damage is
-found in time, and no second copy of the state is needed to be able to go back.
+Into live objects they are read twice. First they are only checked, while nothing has changed
+yet: so damage is found in time, and no second copy of the state is needed to be able to go back.
+Objects that are thrown away if anything fails need no more than one reading, which checks too.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class LateLeaves:
 
     def __init__(self, snapshot: Snapshot, sources: Mapping[str, str]) -> None:
         self._snapshot, self._sources = snapshot, sources
+        self._checked = False
 
     def __contains__(self, name: object) -> bool:
         return name in self._sources
@@ -41,12 +43,14 @@ class LateLeaves:
     def check(self) -> None:
         """Raises DamagedError if the bytes of one are not what was saved."""
         self._snapshot.check(self._sources.values())
+        self._checked = True
 
     def read(self, placed: Sequence[Placed]) -> None:
         """Let the live objects have their values.
 
         Raises:
-            DamagedError, StorageError: what was there when it was checked no longer is.
+            DamagedError, StorageError: one is not what was saved; or, if all were checked, what
+                was there then no longer is. Some objects have their values.
         """
         try:
             self._snapshot.read_into(
@@ -57,10 +61,11 @@ class LateLeaves:
                 for one, value in zip(group, values, strict=True):
                     one.change(np.asarray(value))
         except Exception as error:
-            error.add_note(
-                f"(while the values of {self._snapshot.name} were put in place, after all had "
-                "been checked: some objects have them now, others have not; restore again)"
-            )
+            if self._checked:
+                error.add_note(
+                    f"(while the values of {self._snapshot.name} were put in place, after all had "
+                    "been checked: some objects have them now, others have not; restore again)"
+                )
             raise
 
     def _groups(self, placed: Sequence[Placed]) -> Iterator[list[Placed]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from milepost.checkpoint.restore import Restore
 from milepost.dtypes import Array
 from milepost.errors import (
     MissingPackageError,
@@ -20,7 +21,6 @@ from milepost.errors import (
     UsageError,
 )
 from milepost.formats.keras_config import KerasSnapshot
-from milepost.model.fresh import FreshRestore
 from milepost.model.randomness import unchanged_random_state
 from milepost.record import ArrayRecord, Box, ForeignArray, Record
 from milepost.snapshot import Snapshot
@@ -52,7 +52,7 @@ def load_keras(snapshot: KerasSnapshot, names: Mapping[str, Any]) -> Any:
     with unchanged_random_state():
         model = keras.build(snapshot.structure, names, specs)
         paths, kept = keras.sources(model, snapshot)
-    restore = FreshRestore({"": model}, _renamed(snapshot, paths, kept, keras.target_specs(model)))
+    restore = Restore({"": model}, _renamed(snapshot, paths, kept, keras.target_specs(model)))
     if not restore.plan.is_exact:
         raise RestoreRefusedError(
             f"cannot load {restore.plan}\nThe weights in the file are not those of its structure, "
@@ -60,7 +60,7 @@ def load_keras(snapshot: KerasSnapshot, names: Mapping[str, Any]) -> Any:
             "custom_objects",
             restore.plan,
         )
-    return restore.run()[""]
+    return restore.run(fresh=True)[""]
 
 
 def _renamed(

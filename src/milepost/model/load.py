@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from milepost.checkpoint.restore import Restore
 from milepost.errors import (
     MissingPackageError,
     RestoreRefusedError,
@@ -20,7 +21,6 @@ from milepost.formats.keras_config import KerasSnapshot
 from milepost.formats.safetensors import ModelSnapshot
 from milepost.model.comparison import Replay, predict_again
 from milepost.model.foreign import load_keras
-from milepost.model.fresh import FreshRestore
 from milepost.model.names import Names
 from milepost.model.opened import open_loadable, open_model
 from milepost.model.randomness import unchanged_random_state
@@ -141,7 +141,7 @@ def _build(framework: Any, snapshot: ModelSnapshot, custom_objects: Mapping[str,
             custom_objects,
             specs,
         )
-    restore = FreshRestore({"": model}, state)
+    restore = Restore({"": model}, state)
     if not restore.plan.is_exact:
         raise RestoreRefusedError(
             f"cannot load {restore.plan}\nA class of the model is not what it was when it was "
@@ -149,7 +149,7 @@ def _build(framework: Any, snapshot: ModelSnapshot, custom_objects: Mapping[str,
             "custom_objects",
             restore.plan,
         )
-    return restore.run()[""]
+    return restore.run(fresh=True)[""]
 
 
 class _WithoutAssets(Snapshot):
