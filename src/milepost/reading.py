@@ -6,6 +6,7 @@ beside the reading. Chunks that are small and lie together are read as one.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -49,13 +50,36 @@ def fetch(files: Sequence[ByteSource], parts: Iterable[Part]) -> None:
         for job in found:
             _read(files, job)
         return
+    # Each thread reads on from where it has read: so a disk, and the system's reading ahead, are
+    # half as fast again as if the threads took turns.
+    half = len(found) // 2
+    first, second = deque(found[:half]), deque(found[half:])
     with ThreadPoolExecutor(_THREADS, "milepost-read") as pool:
-        running = [pool.submit(_read, files, job) for job in found]
+        running = [
+            pool.submit(_read_on, files, first, second),
+            pool.submit(_read_on, files, second, first),
+        ]
         try:
             for one in running:
                 one.result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            first.clear()
+            second.clear()
+
+
+def _read_on(files: Sequence[ByteSource], own: deque[list[Part]], other: deque[list[Part]]) -> None:
+    """Do a thread's own jobs in their order, and then what the other one would do last."""
+    while True:
+        try:
+            job = own.popleft() if own else other.pop()
+        except IndexError:
+            return
+        try:
+            _read(files, job)
+        except BaseException:
+            own.clear()
+            other.clear()
+            raise
 
 
 def _read(files: Sequence[ByteSource], parts: Sequence[Part]) -> None:

@@ -21,7 +21,7 @@ from milepost.storage.filesystem import OperatingSystem
 
 THREADS = 2  # more do not make a disk or a memory faster
 PIECE_BYTES = 16 << 20
-_READ_BYTES = 4 << 20  # so that both threads have some of 16 MB
+_READ_BYTES = 1 << 20  # which stays in a core's cache
 T = TypeVar("T")
 
 
@@ -74,7 +74,10 @@ def write(path: str, nbytes: int, buffers: Sequence[Array], *, direct: bool) -> 
 
 
 def read(path: str, targets: Sequence[Array]) -> float:
-    """Read a file from its start into memory that exists, until that is full, by two threads."""
+    """Read a file from its start into memory that exists, until that is full, by two threads.
+
+    Each reads one half, piece after piece: where they take turns, the disk is far slower.
+    """
     fs = OperatingSystem()
     pieces: list[tuple[int, memoryview]] = []
     position = 0
@@ -85,12 +88,14 @@ def read(path: str, targets: Sequence[Array]) -> float:
         position += len(view)
     handle = fs.open(path)
 
-    def read_piece(piece: tuple[int, memoryview]) -> None:
-        if fs.read_into(handle, *piece) != len(piece[1]):
-            raise EOFError(f"{path} is shorter than the memory to fill")
+    def read_pieces(pieces: Sequence[tuple[int, memoryview]]) -> None:
+        for start, view in pieces:
+            if fs.read_into(handle, start, view) != len(view):
+                raise EOFError(f"{path} is shorter than the memory to fill")
 
+    half = len(pieces) // THREADS
     try:
-        return timed(lambda: _in_threads(read_piece, pieces, THREADS))
+        return timed(lambda: _in_threads(read_pieces, [pieces[:half], pieces[half:]], THREADS))
     finally:
         fs.close(handle)
 

@@ -26,7 +26,7 @@ from milepost.workers import Workers
 _THREADS = 2  # more do not make a disk faster
 _BUFFERS = 2
 BUFFER_BYTES = 4 << 20  # a multiple of `BLOCK`
-PART_BYTES = 4 << 20  # of what one thread writes at a time; a multiple of `BLOCK`, too
+PART_BYTES = 8 << 20  # of what one thread writes at a time; a multiple of `BLOCK`, too
 
 
 def buffers() -> Buffers:
