@@ -79,16 +79,14 @@ class Workers:
             job()
 
 
-def give_way(niceness: int) -> None:
-    """Let this thread, and those that it starts, run before others less often.
+def give_way() -> None:
+    """Let this thread, and those that it starts, run when nobody else would.
 
-    19 is the most: a thread of 19 runs when nobody else would, one of 10 has a tenth of the
-    time of a core that others want all of. Where the system has no priorities for threads
-    (only Linux has), nothing changes.
+    Where the system has no priorities for threads (only Linux has), nothing changes.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def jobs(

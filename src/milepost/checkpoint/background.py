@@ -91,7 +91,7 @@ class BackgroundCompaction:
         self._thread.start()
 
     def _run(self) -> None:
-        give_way(19)
+        give_way()
         try:
             if self._compaction is None:
                 store = Store.open(self._storage)

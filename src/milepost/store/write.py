@@ -32,10 +32,6 @@ from milepost.store.manifest import Manifest
 from milepost.store.pack import placed
 from milepost.store.prune import remove_leftovers, remove_replaced
 from milepost.store.store import Store
-from milepost.workers import give_way
-
-# Of the threads of a background save: training goes first.
-NICENESS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +238,6 @@ class _Save:
 
     def _run(self, staging: Staging) -> SaveReport:
         store, data, step = self._writer.store, self.data, self._draft.step
-        if not self._live:
-            give_way(NICENESS)
         with self._locked:
             data.write(layout.new_pack_name(step), staging, live=self._live)
             try:
