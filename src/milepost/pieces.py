@@ -58,6 +58,11 @@ class DigestedArray:
             self.name, self.array, self.dtype, self.shape, self.nbytes, tuple(pieces)
         )
 
+    def on_host(self) -> DigestedArray:
+        """The same array in this process's memory, as it is now: a copy, if it is not there."""
+        array = np.asarray(self.array)
+        return DigestedArray(self.name, array, self.dtype, self.shape, self.nbytes, self.pieces)
+
     def data(self, pieces: Sequence[Piece]) -> Iterator[memoryview]:
         """The bytes of some of the pieces.
 

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from milepost.fingerprint import Fingerprint
 from milepost.pieces import DigestedArray, Piece, check_all, cut_array
 from milepost.staging import Batch, Candidate, Slots, Staging, Transfer
@@ -97,7 +95,7 @@ class LeafData:
     def _held(candidate: Candidate) -> Candidate:
         """With its array on the host, where no computation can be given its memory."""
         array, pieces = candidate
-        return replace(array, array=np.asarray(array.array)), pieces
+        return array.on_host(), pieces
 
     def write(self, name: str, staging: Staging, *, live: bool) -> None:
         """Write a pack of this name with what the store does not have; none if it has all.
