@@ -44,7 +44,11 @@ class ArrayRecord:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * dtypes.numpy_dtype(self.dtype).itemsize
+        return _nbytes(self.dtype, self.shape)
+
+
+def _nbytes(dtype: str, shape: Shape) -> int:
+    return math.prod(shape) * dtypes.numpy_dtype(dtype).itemsize
 
 
 # A (start, stop) pair for each axis.
@@ -71,7 +75,7 @@ class ForeignArray(ArrayRecord):
     def nbytes(self) -> int:
         if self.dtype == dtypes.STRING:
             return self.stored or 0  # no two strings need have one length
-        return super().nbytes  # slots make another class of this one
+        return _nbytes(self.dtype, self.shape)  # no `super()`: slots make another class of this one
 
 
 @light
