@@ -26,6 +26,7 @@ def test_nothing_is_lost(cli, backend, tmp_path):
     assert os.listdir(store / "partial") == []
 
 
+@pytest.mark.slow
 def test_what_it_shows(cli):
     """And the third backend."""
     out = cli("demo", "--backend", "torch").out

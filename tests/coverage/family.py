@@ -16,8 +16,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 # Families in the order of the table; what takes minutes is for the sweep.
-FAMILIES = ("torch_nn", "keras_layers", "flax_nnx", "jax_functions")
-LONG = ("flax_linen", "equinox_nn", "keras_applications", "transformers_models")
+FAMILIES = ("torch_nn", "keras_layers", "jax_functions")
+LONG = ("flax_linen", "flax_nnx", "equinox_nn", "keras_applications", "transformers_models")
 
 # Both processes compile alike, so that their bits compare, and sooner than they would by default.
 _UNOPTIMISED = {
