@@ -34,7 +34,7 @@ from milepost.fingerprint import Fingerprint
 from milepost.pieces import DigestedArray, Piece
 from milepost.record import CHUNK_BYTES
 from milepost.state import is_in_parts
-from milepost.workers import Workers
+from milepost.workers import Countdown, Workers
 
 SLOT_BYTES = CHUNK_BYTES  # no piece is larger
 FEW = 3  # so many slots keep two cores and a disk busy
@@ -106,8 +106,6 @@ class Batch:
     # Once digested: as the parts, and by which to know each again.
     pieces: list[Piece] = field(default_factory=list)
     fingerprints: list[Fingerprint | None] = field(default_factory=list)
-    turn: threading.Lock = field(default_factory=threading.Lock)
-    _left: int = 0
 
     def has_room(self, piece: Piece) -> bool:
         return self.begin + self.used + piece.nbytes <= len(self.slot)
@@ -154,15 +152,8 @@ class Batch:
             position += sum([piece.nbytes for _, piece in group])
             if is_wanted:
                 spans.append(byte_view(self.slot[start:position]))
-        self._left = len(spans)
-        return [(span, self._done) for span in spans]
-
-    def _done(self) -> None:
-        with self.turn:
-            self._left -= 1
-            last = self._left == 0
-        if last:
-            self.free()
+        done = Countdown(len(spans), self.free).one
+        return [(span, done) for span in spans]
 
     def free(self) -> None:
         """Nobody needs the copies any more."""

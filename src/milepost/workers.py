@@ -79,6 +79,22 @@ class Workers:
             job()
 
 
+class Countdown:
+    """Calls a function when so many parts of its work are done, by whatever threads."""
+
+    def __init__(self, count: int, done: Callable[[], object]) -> None:
+        self._left, self._done = count, done
+        self._turn = threading.Lock()
+
+    def one(self) -> None:
+        """One more is done."""
+        with self._turn:
+            self._left -= 1
+            last = self._left == 0
+        if last:
+            self._done()
+
+
 def give_way() -> None:
     """Let this thread, and those that it starts, run when nobody else would.
 

@@ -9,7 +9,6 @@ of the first block and the last; everything else passes through buffers that are
 from __future__ import annotations
 
 import functools
-import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -21,7 +20,7 @@ import numpy as np
 from milepost.buffers import BLOCK, Buffers
 from milepost.dtypes import Array, byte_view
 from milepost.storage.filesystem import NOT_DIRECT, FileSystem, Handle
-from milepost.workers import Workers
+from milepost.workers import Countdown, Workers
 
 _THREADS = 2  # more do not make a disk faster
 _BUFFERS = 2
@@ -142,7 +141,7 @@ class DirectWriter:
     def _submit(self, data: memoryview, done: Callable[[], object]) -> None:
         """Let the threads write `data`, all of them at once if there is enough of it."""
         parts = range(0, len(data), PART_BYTES)
-        finished = _Countdown(len(parts), done).one
+        finished = Countdown(len(parts), done).one
         for start in parts:
             part = data[start : start + PART_BYTES]
             self._jobs.append(self._pool.submit(self._write, part, self._position, finished))
@@ -166,22 +165,6 @@ class DirectWriter:
                 raise
             self._direct = self._fs.bypass_cache(self._handle, False)
             self._fs.write_at(self._handle, position, data)
-
-
-class _Countdown:
-    """Calls a function when so many parts of its work are done, by whatever threads."""
-
-    def __init__(self, count: int, done: Callable[[], object]) -> None:
-        self._left, self._done = count, done
-        self._turn = threading.Lock()
-
-    def one(self) -> None:
-        """One more is done."""
-        with self._turn:
-            self._left -= 1
-            last = self._left == 0
-        if last:
-            self._done()
 
 
 def _address(data: memoryview) -> int:
