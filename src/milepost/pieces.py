@@ -76,9 +76,8 @@ class DigestedArray:
 
     def check(self) -> None:
         """Raises UsageError if the bytes are no longer what was digested."""
-        for piece, data in self.present(self.pieces):
-            if digest.checksum(data) != piece.checksum:
-                raise self._changed()
+        for _ in self.data(self.pieces):
+            pass
 
     def present(self, pieces: Sequence[Piece]) -> Iterable[tuple[Piece, memoryview]]:
         """Some of the pieces with the bytes that they have now, whatever was digested.

@@ -188,7 +188,7 @@ def with_ancestors(names: Iterable[str]) -> set[str]:
 
 def replaced_at(rules: Mapping[str, Rule], name: str) -> str | None:
     """The name of the outermost subtree around the leaf `name` that is replaced as a whole."""
-    found = [a for a in ancestors(name) if a != name and Rule.REPLACED in rules.get(a, Rule(0))]
+    found = [a for a in ancestors(name) if a != name and Rule.REPLACED in rules.get(a, NO_RULE)]
     return found[-1] if found else None
 
 
@@ -205,4 +205,4 @@ def rule_at(rules: Mapping[str, Rule], name: str) -> Rule:
         if Rule.REPLACED in rule:
             return rule
         nearest = rule if nearest is None else nearest
-    return nearest or Rule(0)
+    return nearest or NO_RULE

@@ -50,7 +50,7 @@ BITS = [
     lambda position: [5 * position % 8],
     pytest.param(lambda _: range(8), marks=pytest.mark.slow),
 ]
-# Of the lengths of a file every fifth and the last ones, or all.
+# Of the lengths of a file every fifth and the last, or all.
 STEPS = [5, pytest.param(1, marks=pytest.mark.slow)]
 
 

@@ -16,6 +16,7 @@ from milepost.light import light
 from milepost.record import ArrayRecord
 from milepost.snapshot import Snapshot
 from milepost.state import (
+    NO_RULE,
     LeafSpec,
     ObjectInfo,
     Rule,
@@ -255,7 +256,7 @@ class _Maker:
         status = Status.UNEXPECTED
         rule = self._rule(name)
         if name in rules and Rule.REPLACED not in rule:
-            rule = Rule(0)  # a container here, a leaf there
+            rule = NO_RULE  # a container here, a leaf there
         grows = Rule.GROWS in rule and _rank(found) == 0 and self._has_place(name)
         if Rule.REPLACED in rule or grows:
             status = Status.ADDED

@@ -20,9 +20,8 @@ from milepost.store.recoded import Packs
 from milepost.workers import Workers
 from milepost.workers import jobs as grouped
 
-_JOB_BYTES = (
-    1 << 20
-)  # most leaves are so small that handing over each takes longer than encoding it
+# Most leaves are so small that handing over each takes longer than encoding it.
+_JOB_BYTES = 1 << 20
 
 
 class Where(NamedTuple):
