@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import equinox
 import jax
@@ -14,6 +13,7 @@ import pytest
 import milepost
 from milepost.errors import DamagedError, UntrustedError
 from milepost.testing import FormatTests, same_value
+from milepost.testing.watch import soon
 
 
 class Model(equinox.Module):
@@ -105,10 +105,8 @@ def test_millions_of_arrays_are_refused_soon(tmp_path):
         np.save(file, np.int8(1))
     one = (tmp_path / "a.eqx").read_bytes()
     (tmp_path / "a.eqx").write_bytes(one * 1_000_000)
-    start = time.process_time()
-    with pytest.raises(DamagedError, match="arrays"):
+    with soon(4), pytest.raises(DamagedError, match="arrays"):
         milepost.open(tmp_path / "a.eqx")
-    assert time.process_time() - start < 4
 
 
 def test_opening_reads_headers_only(tmp_path):
@@ -118,10 +116,8 @@ def test_opening_reads_headers_only(tmp_path):
             np.lib.format.write_array_header_1_0(file, header)
             file.seek(1 << 30, 1)
         file.truncate()
-    start = time.process_time()
-    with milepost.open(tmp_path / "a.eqx") as snapshot:
+    with soon(0.15), milepost.open(tmp_path / "a.eqx") as snapshot:
         assert len(snapshot) == 3
-    assert time.process_time() - start < 0.5
 
 
 def test_void_of_two_bytes_is_bfloat16_as_for_jax(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from milepost.errors import (
 )
 from milepost.formats.gguf_types import BLOCKS, PLAIN
 from milepost.testing import FormatTests
+from milepost.testing.watch import soon
 
 _CHANCE = np.random.default_rng(7)
 _DEQUANTISABLE = [t for t in GGMLQuantizationType if int(t) in BLOCKS and t in quants._type_traits]
@@ -223,10 +223,8 @@ def test_a_vocabulary_is_passed_over_quickly(tmp_path):
         struct.pack("<Q", len(w)) + w for w in (b"word %d" % i for i in range(700_000))
     )
     path.write_bytes(_file(keys=[("tokens", 9, struct.pack("<IQ", 8, 700_000) + words)]))
-    start = time.process_time()
-    with milepost.open(path) as snapshot:
+    with soon(1.5), milepost.open(path) as snapshot:
         assert snapshot.metadata["tokens"]["count"] == 700_000
-    assert time.process_time() - start < 1.5
 
 
 def test_a_file_without_its_last_padding_is_sound(tmp_path):
@@ -253,13 +251,13 @@ def _text(value):
 def _file(keys=(), tensors=(), data=b"", version=3, counts=None):
     """A file, byte by byte."""
     tensor_count, key_count = counts or (len(tensors), len(keys))
-    head = b"GGUF" + struct.pack("<IQQ", version, tensor_count, key_count)
+    head = bytearray(b"GGUF" + struct.pack("<IQQ", version, tensor_count, key_count))
     for key, kind, value in keys:
         head += _text(key) + struct.pack("<I", kind) + value
     for name, sizes, kind, offset in tensors:
         head += _text(name) + struct.pack(f"<I{len(sizes)}Q", len(sizes), *sizes)
         head += struct.pack("<IQ", kind, offset)
-    return head + bytes(-len(head) % 32) + data
+    return bytes(head) + bytes(-len(head) % 32) + data
 
 
 def _aligned(value, kind=4, code="I"):
@@ -337,10 +335,8 @@ _HOSTILE = {
 def test_hostile(tmp_path, name):
     path = tmp_path / "model.gguf"
     path.write_bytes(_HOSTILE[name])
-    start = time.process_time()
-    with pytest.raises(DamagedError, match=r"model\.gguf"):
+    with soon(2), pytest.raises(DamagedError, match=r"model\.gguf"):
         milepost.open(path)
-    assert time.process_time() - start < 2
 
 
 def test_versions(tmp_path):
@@ -361,11 +357,10 @@ def test_many_of_anything_takes_no_time(tmp_path):
         "arrays": _file([_array(9, 2**21, struct.pack("<IQ", 0, 0) * 2**21)]),
         "keys": _file([(f"k{i}", 0, b"\0") for i in range(1 << 14)]),
     }
-    for name, data in many.items():
+    for data in many.values():
         path.write_bytes(data)
-        start = time.process_time()
-        try:
-            milepost.open(path).close()
-        except DamagedError:
-            pass
-        assert time.process_time() - start < 2.5, name
+        with soon(2.5):
+            try:
+                milepost.open(path).close()
+            except DamagedError:
+                pass

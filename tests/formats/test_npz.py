@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 import zipfile
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 import milepost
 from milepost.errors import DamagedError, MilepostError, UnknownFormatError, UntrustedError
 from milepost.testing import FormatTests, same_value
+from milepost.testing.watch import soon
 
 CHANCE = np.random.default_rng(7)
 ARRAYS = {
@@ -62,9 +62,9 @@ def test_many_compressed_arrays_are_read_in_parts_in_little_memory(tmp_path):
     path = tmp_path / "a.npz"
     large = np.arange(12_000_000, dtype=np.float32).reshape(3000, 4000)
     np.savez_compressed(path, large=large, turned=np.asfortranarray(large))
-    start = time.process_time()
-    with milepost.open(path) as snapshot:
-        assert time.process_time() - start < 0.5
+    with soon(0.15):
+        snapshot = milepost.open(path)
+    with snapshot:
         for name in snapshot:
             for box, part in snapshot.read_parts(name):
                 same_value(part, large[tuple(slice(*pair) for pair in box)], name)
@@ -117,10 +117,8 @@ def test_a_bomb_is_not_inflated_to_be_opened(tmp_path):
     np.lib.format.write_array_header_1_0(header, entry)
     data = archive([("a.npy", header.getvalue() + bytes(1 << 28))], zipfile.ZIP_DEFLATED)
     (tmp_path / "a.npz").write_bytes(data)
-    start = time.process_time()
-    with milepost.open(tmp_path / "a.npz") as snapshot:
+    with soon(0.15), milepost.open(tmp_path / "a.npz") as snapshot:
         assert snapshot.spec("a").shape == (1 << 13, 1 << 15)
-    assert time.process_time() - start < 0.5
 
 
 def test_a_name_given_twice_is_refused(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import time
 
 import ml_dtypes
 import numpy as np
@@ -16,6 +15,7 @@ import milepost
 from milepost.errors import DamagedError, MilepostError, UntrustedError, VersionError
 from milepost.formats.onnx_tensors import TYPES
 from milepost.testing import FormatTests
+from milepost.testing.watch import soon
 
 _CHANCE = np.random.default_rng(7)
 
@@ -297,12 +297,10 @@ def test_a_large_file_is_opened_by_its_description(tmp_path):
         file.write(head)
         file.seek(size, os.SEEK_CUR)
         file.write(rest)
-    start = time.process_time()
-    with milepost.open(path) as snapshot:
+    with soon(0.15), milepost.open(path) as snapshot:
         assert snapshot.spec("large").shape == (size // 4,)
         assert snapshot["large"][-2:].tolist() == [0, 0]
         assert snapshot.read("after").tolist() == [0]
-    assert time.process_time() - start < 0.5
 
 
 def test_numbers_of_no_fixed_length_are_read_part_after_part(tmp_path):
@@ -420,10 +418,8 @@ _DAMAGED = {
 def test_damaged(tmp_path, name):
     path = tmp_path / "model.onnx"
     path.write_bytes(_DAMAGED[name])
-    start = time.process_time()
-    with pytest.raises(DamagedError):
+    with soon(3), pytest.raises(DamagedError):
         milepost.open(path)
-    assert time.process_time() - start < 3
 
 
 def test_values_in_many_pieces_are_read_once(tmp_path):
@@ -434,9 +430,8 @@ def test_values_in_many_pieces_are_read_once(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(_file(tensor))
     with milepost.open(path) as snapshot:
-        start = time.process_time()
-        assert snapshot.read("w").tobytes() == values.tobytes()
-        assert time.process_time() - start < 1
+        with soon(1):
+            assert snapshot.read("w").tobytes() == values.tobytes()
         assert snapshot["w"][79:161].tobytes() == values[316:644].tobytes()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ import pytest
 import milepost
 from milepost.errors import DamagedError, UntrustedError
 from milepost.testing import FormatTests
+from milepost.testing.watch import soon
 from tests.formats.tensorflow_files import entry, expected, field, varint, write
 
 
@@ -146,10 +146,8 @@ def test_a_large_program_is_not_read(tmp_path):
     head = b"\x12" + varint(len(graph) + size) + graph
     path = folder_of(tmp_path, head)
     os.truncate(os.path.join(path, "saved_model.pb"), len(head) + size)
-    start = time.process_time()
-    with milepost.open(path) as snapshot:
+    with soon(0.15), milepost.open(path) as snapshot:
         assert snapshot.metadata["tags"] == ["serve"]
-    assert time.process_time() - start < 0.5
 
 
 def test_links_out_of_the_folder_are_not_followed(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 
 import ml_dtypes
 import numpy as np
@@ -21,6 +20,7 @@ from milepost.errors import (
 )
 from milepost.formats.tensorflow_bundle import slice_key
 from milepost.testing import FormatTests
+from milepost.testing.watch import soon
 from tests.formats.tensorflow_files import (
     block,
     entry,
@@ -408,10 +408,8 @@ def test_lengths_of_strings_that_overflow_are_refused(tmp_path, lengths):
 
 def test_a_billion_data_files_are_not_looked_for(tmp_path):
     entries = [(b"a", entry(1, F, bytes(16), shard=10**9 - 1))]
-    start = time.process_time()
-    with pytest.raises(DamagedError, match="999999999-of-1000000000 is missing"):
+    with soon(2), pytest.raises(DamagedError, match="999999999-of-1000000000 is missing"):
         opened(write(tmp_path, entries, head=header(10**9)))
-    assert time.process_time() - start < 2
 
 
 def test_newer_and_older_ones_are_refused_as_such(tmp_path):
@@ -515,10 +513,8 @@ HOSTILE_GRAPHS = {
 def test_a_hostile_graph_costs_nothing_until_it_is_needed(tmp_path, name):
     with opened(graph_of(tmp_path, HOSTILE_GRAPHS[name])) as snapshot:
         assert snapshot.read("a") == 0
-        start = time.process_time()
-        with pytest.raises(DamagedError):
+        with soon(2), pytest.raises(DamagedError):
             snapshot["another"]
-        assert time.process_time() - start < 2
 
 
 def test_an_empty_graph_knows_no_names(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import time
 import warnings
 
 import flatbuffers
@@ -16,7 +15,7 @@ import milepost
 from milepost.errors import DamagedError, MilepostError, VersionError
 from milepost.testing import FormatTests
 from milepost.testing.mutation import read_through
-from milepost.testing.watch import watched
+from milepost.testing.watch import soon, watched
 
 _CHANCE = np.random.default_rng(7)
 
@@ -278,10 +277,8 @@ def test_data_behind_the_tables(tmp_path):
         file.write(_model(("", [("w", [3], 9, b"123")]), behind=5 << 30))
         file.seek(5 << 30)
         file.write(b"123")
-    start = time.process_time()
-    with milepost.open(path) as snapshot:
+    with soon(0.15), milepost.open(path) as snapshot:
         assert snapshot.read("w").tobytes() == b"123"
-    assert time.process_time() - start < 0.5
 
 
 def _one(shape=(3,), kind=9, data=b"123", name="w", *rest):
@@ -330,10 +327,8 @@ _DAMAGED = {
 def test_damaged(tmp_path, name):
     path = tmp_path / "model.tflite"
     path.write_bytes(_DAMAGED[name])
-    start = time.process_time()
-    with pytest.raises(DamagedError):
+    with soon(2), pytest.raises(DamagedError):
         milepost.open(path)
-    assert time.process_time() - start < 2
 
 
 def test_a_type_of_the_future(tmp_path):

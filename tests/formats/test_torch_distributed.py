@@ -8,7 +8,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ import pytest
 import milepost
 from milepost.errors import DamagedError, UntrustedError, VersionError
 from milepost.testing import FormatTests
+from milepost.testing.watch import soon
 
 torch = pytest.importorskip("torch")
 dcp = pytest.importorskip("torch.distributed.checkpoint")
@@ -168,12 +168,11 @@ def test_opening_reads_no_tensor(tmp_path):
     path = save(tmp_path / "c", {f"w{i}": torch.ones(2, 3) for i in range(1000)})
     data = path / "__0_0.distcp"
     data.write_bytes(bytes(data.stat().st_size))
-    began = time.process_time()
-    with milepost.open(path) as snapshot:
+    with soon(2):
+        snapshot = milepost.open(path)
         assert snapshot.spec("w999").shape == (2, 3)
-        assert time.process_time() - began < 2
-        with pytest.raises(DamagedError):
-            snapshot.read("w0")
+    with snapshot, pytest.raises(DamagedError):
+        snapshot.read("w0")
 
 
 def changed(path, change):
@@ -366,10 +365,8 @@ def test_many_chunks_that_lie_on_one_another_take_no_time(tmp_path):
             described.chunks.append(dcp_metadata.ChunkStorageMetadata(torch.Size((start,)), size))
 
     changed(path, change)
-    began = time.process_time()
-    with pytest.raises(DamagedError):
+    with soon(4), pytest.raises(DamagedError):
         milepost.open(path)
-    assert time.process_time() - began < 4
 
 
 def test_slices_read_only_their_chunks(tmp_path):

@@ -7,7 +7,6 @@ import os
 import pickle
 import random
 import struct
-import time
 import zipfile
 from collections import OrderedDict, defaultdict
 from fractions import Fraction
@@ -21,7 +20,7 @@ from milepost.encodings.pickle import globals_in
 from milepost.errors import DamagedError, MilepostError, UntrustedError, VersionError
 from milepost.formats import formats
 from milepost.testing.mutation import mutated, read_through
-from milepost.testing.watch import watched
+from milepost.testing.watch import soon, watched
 
 _MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
 _MAGIC += pickle.dumps({"little_endian": True}, 2)
@@ -293,15 +292,14 @@ _HARMLESS = {"a dict in itself", "an array of objects", "an array of a dtype by 
 @pytest.mark.parametrize("name", _BOMBS)
 def test_a_pickle_that_exhausts_or_confuses_is_refused_at_once(tmp_path, make, name):
     path = make(tmp_path / "file", _BOMBS[name])
-    start = time.process_time()
-    if name in _HARMLESS:
-        with milepost.open(path) as snapshot:
-            assert list(snapshot) == []
-            assert snapshot.metadata["left_out"]
-    else:
-        with pytest.raises(MilepostError):
-            milepost.open(path)
-    assert time.process_time() - start < 5  # on a machine that does other things, too
+    with soon(5):
+        if name in _HARMLESS:
+            with milepost.open(path) as snapshot:
+                assert list(snapshot) == []
+                assert snapshot.metadata["left_out"]
+        else:
+            with pytest.raises(MilepostError):
+                milepost.open(path)
 
 
 def test_a_newer_protocol(tmp_path):
@@ -324,10 +322,8 @@ def test_many_tensors_over_one_large_storage_are_no_larger_than_they_are(tmp_pat
         with file.open("archive/data/0", "w", force_zip64=True) as member:
             for _ in range(256):
                 member.write(bytes(1 << 20))
-    start = time.process_time()
-    with milepost.open(path) as snapshot:
+    with soon(5), milepost.open(path) as snapshot:
         assert len(snapshot) == count
-    assert time.process_time() - start < 5
     path.unlink()
 
 

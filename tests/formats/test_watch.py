@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from milepost.testing import watch
 from milepost.testing.watch import watched
 
 
@@ -33,7 +34,7 @@ def imports(folder):
 
 
 def spins(folder):
-    end = time.process_time() + 2.1
+    end = time.process_time() + 1.1 * watch.SLOWER * watch.SECONDS
     while time.process_time() < end:
         pass
 
