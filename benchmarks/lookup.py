@@ -52,7 +52,7 @@ def contestants(folder: str, model: Any) -> dict[str, Callable[[str], float]]:
     milepost.Checkpoint(model=model).save(f"{folder}/store")
     milepost.save_model(model, f"{folder}/model.safetensors")
     torch.save(model.state_dict(), f"{folder}/model.pt")
-    memory = np.ones((WIDTH, WIDTH), np.float32)
+    memory = limits.used(4 * WIDTH * WIDTH)
 
     def from_store(name: str) -> object:
         opened: Any = milepost.open(f"{folder}/store")

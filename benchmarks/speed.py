@@ -55,7 +55,7 @@ def measure(name: str, folder: str, nbytes: int, seed: int) -> dict[str, float]:
 def measure_limits(folder: str, nbytes: int) -> dict[str, float]:
     """What the machine can do. Everything is done once before, a little of it."""
     buffers = limits.used_buffers()
-    source, target = np.ones(nbytes, np.uint8), np.ones(nbytes, np.uint8)
+    source, target = limits.used(nbytes), limits.used(nbytes)
     limits.write(f"{folder}/warm-up", limits.PIECE_BYTES, buffers, direct=True)
     use_free_memory(nbytes)
     found = {}

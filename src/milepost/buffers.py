@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from milepost.digest import Buffer
 from milepost.dtypes import Array
 
 # Of arrays: a cache line, which vector instructions and frameworks may rely on.
@@ -24,6 +25,11 @@ def aligned(nbytes: int, boundary: int = ALIGNMENT) -> Array:
     start = -memory.ctypes.data % boundary
     result: Array = memory[start : start + nbytes]
     return result
+
+
+def copy(source: Buffer, target: Buffer) -> None:
+    """Copy bytes into as many others, without Python's lock."""
+    np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))
 
 
 class Buffers:

@@ -24,10 +24,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-import numpy as np
-
 from milepost import digest, fingerprint
-from milepost.buffers import BLOCK, Buffers
+from milepost.buffers import BLOCK, Buffers, copy
 from milepost.digest import Buffer
 from milepost.dtypes import Array, byte_view
 from milepost.fingerprint import Fingerprint
@@ -125,7 +123,7 @@ class Batch:
             if len(source) < _SMALL_BYTES:
                 bytes_of_slot[position:end] = source
             else:  # without Python's lock
-                np.copyto(self.slot[position:end], np.frombuffer(source, np.uint8))
+                copy(source, bytes_of_slot[position:end])
             position = end
         self.sources.clear()
 

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import tempfile
+
 import numpy as np
 import pytest
 
 import keras
+
+if keras.backend.backend() == "jax":
+    import jax
+
+    # Nearly all tests train the same few models: what one compiled, this process need not compile
+    # again. Its children have no part in it, for they are killed at any moment.
+    _compiled = tempfile.TemporaryDirectory()
+    jax.config.update("jax_compilation_cache_dir", _compiled.name)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 X = np.linspace(-1, 1, 60, dtype="float32").reshape(12, 5)
 Y = np.linspace(0, 1, 36, dtype="float32").reshape(12, 3)

@@ -221,9 +221,14 @@ PROGRAMS = {
     "keras on jax": (KERAS, {"KERAS_BACKEND": "jax"}),
     "keras on torch": (KERAS, {"KERAS_BACKEND": "torch"}),
 }
+# What is Keras's own is tested in tests/keras, on every backend; this takes half a minute each.
+_SWEPT = ("keras on jax", "keras on torch")
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in _SWEPT else []) for name in PROGRAMS],
+)
 def test_resume_is_exact(tmp_path, run_program, name):
     program, environment = PROGRAMS[name]
     whole = run_program(program, "whole", "0", str(STEPS), **environment).stdout

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from milepost.buffers import BLOCK, aligned
+from milepost.buffers import ALIGNMENT, BLOCK, aligned
 from milepost.dtypes import Array, byte_view
 from milepost.storage.filesystem import OperatingSystem
 
@@ -25,12 +25,20 @@ _READ_BYTES = 1 << 20  # which stays in a core's cache
 T = TypeVar("T")
 
 
-def used_buffers() -> list[Array]:
-    """One for each thread, aligned for writes past the page cache, and touched."""
-    found = [aligned(PIECE_BYTES, BLOCK) for _ in range(THREADS)]
-    for buffer in found:
-        buffer[:] = np.arange(PIECE_BYTES, dtype=np.uint8)
+def used(nbytes: int, boundary: int = ALIGNMENT) -> Array:
+    """Memory of so many bytes, touched, and aligned as frameworks align an array.
+
+    Where it is not, as with a large array of NumPy's own, some processors take several times as
+    long to read a file into it.
+    """
+    found = aligned(nbytes, boundary)
+    found[:] = np.arange(nbytes, dtype=np.uint8)
     return found
+
+
+def used_buffers() -> list[Array]:
+    """One for each thread, aligned for writes past the page cache."""
+    return [used(PIECE_BYTES, BLOCK) for _ in range(THREADS)]
 
 
 def settle() -> None:

@@ -147,7 +147,7 @@ class _Subject:
         self.state = _arrays(nbytes)
         self.arrays = list(self.state.values())
         self.nbytes = sum(array.nbytes for array in self.arrays)
-        self.copies = [array.copy() for array in self.arrays]
+        self.copies = [limits.used(array.nbytes).view(array.dtype) for array in self.arrays]
         self.buffers = limits.used_buffers()
         self.store = os.path.join(folder, "store")
         self.file = os.path.join(folder, "file")  # what the limits read
