@@ -17,6 +17,7 @@ import itertools
 import operator
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
@@ -37,6 +38,8 @@ from milepost.workers import Countdown, Workers
 SLOT_BYTES = CHUNK_BYTES  # no piece is larger
 FEW = 3  # so many slots keep two cores and a disk busy
 _THREADS = 2
+# Seconds for whom a background save has just let go: a thread that starts keeps Python's lock.
+_HEAD_START = 0.001
 _SMALL_BYTES = 1 << 16  # copied sooner than another thread gets hold of Python's lock
 
 Part = tuple[DigestedArray, Piece]
@@ -161,13 +164,11 @@ class Batch:
 class Staging:
     """The batches of one save, from the side that fills them to the side that writes them."""
 
-    def __init__(self, *, copies_first: bool = False) -> None:
-        """`copies_first` leaves all cores to the copying, for as long as there are free slots."""
+    def __init__(self, begin: Callable[[], None]) -> None:
+        """`begin` is called, maybe more than once, when the other side has something to do."""
+        self._begin = begin
         self._batches: queue.SimpleQueue[Batch | BaseException | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
-        self._begin = threading.Event()
-        if not copies_first:
-            self._begin.set()
         self._slots: list[Slots] = []
         self._filled = 0
 
@@ -189,7 +190,7 @@ class Staging:
                         if batch is not None:
                             send(batch)
                         if not slots.has_free:
-                            self._begin.set()
+                            self._begin()
                         slot = slots.take(self._stopped)
                         if slot is None:
                             return  # nobody writes any more, and says why
@@ -202,12 +203,11 @@ class Staging:
                 send(batch)
         for copied in copies:
             copied.result()
-        self._begin.set()
 
     def end(self, error: BaseException | None = None) -> None:
         """Nothing more comes; or, with an error, what came is of no use."""
-        self._begin.set()
         self._batches.put(error)
+        self._begin()
 
     def stop(self) -> None:
         """Nobody writes any more: do not wait for a slot."""
@@ -220,7 +220,6 @@ class Staging:
 
         Raises the error with which the other side ended.
         """
-        self._begin.wait()
         begun: deque[tuple[Batch, Future[None]]] = deque()
         open_ended = True
         with Workers(_THREADS, "milepost-digest") as workers:
@@ -248,15 +247,32 @@ class Transfer(Generic[T]):
     """A thread that writes what another fills, and its result."""
 
     def __init__(self, write: Callable[[Staging], T], *, copies_first: bool = False) -> None:
-        self._staging = Staging(copies_first=copies_first)
+        """`copies_first` leaves all cores to the copying, for as long as there are free slots."""
+        self._staging = Staging(self._begin)
         self._result: Future[T] = Future()
         self._filler: int | None = threading.get_ident()
+        self._later: Callable[[], None] | None = None
         # No daemon: the interpreter waits for it before it exits.
         # It is given what to write, and lets go of it: the result may be kept for long.
-        self._thread = threading.Thread(target=self._run, args=(write,), name="milepost-save")
-        self._thread.start()
+        arguments = (write, copies_first)
+        self._thread = threading.Thread(target=self._run, args=arguments, name="milepost-save")
+        if not copies_first:
+            self._begin()
 
-    def _run(self, write: Callable[[Staging], T]) -> None:
+    def _begin(self) -> None:
+        if not self._has_begun:
+            self._thread.start()
+
+    @property
+    def _has_begun(self) -> bool:
+        return self._thread.ident is not None
+
+    def _run(self, write: Callable[[Staging], T], waits: bool) -> None:
+        if waits:
+            time.sleep(_HEAD_START)
+        later, self._later = self._later, None
+        if later is not None:
+            threading.Thread(target=later, name="milepost-copy").start()
         try:
             self._result.set_result(write(self._staging))
         except BaseException as error:
@@ -282,8 +298,12 @@ class Transfer(Generic[T]):
                 self.fill(candidates, slots)
                 self.end()
 
-        threading.Thread(target=fill, name="milepost-copy").start()
         self._filler = None
+        if self._has_begun:
+            threading.Thread(target=fill, name="milepost-copy").start()
+        else:
+            self._later = fill
+            self._begin()
 
     def end(self) -> None:
         """Nothing more is to be copied."""
@@ -314,7 +334,8 @@ class Transfer(Generic[T]):
 
     def settle(self) -> None:
         """Wait until it has ended, however."""
-        self._thread.join()
+        if self._has_begun:
+            self._thread.join()
 
     def __enter__(self) -> Self:
         return self
@@ -329,7 +350,7 @@ class Transfer(Generic[T]):
         if error is not None and not self._result.done():
             self._staging.end(error)
             self._staging.stop()
-        self._thread.join()
+        self.settle()
 
 
 def _digest_copy(batch: Batch) -> None:
