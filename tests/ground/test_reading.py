@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from milepost import digest, errors, reading
+from milepost.buffers import aligned
 from milepost.chunk import Chunk
+from milepost.dtypes import byte_view
 from milepost.reading import Part, fetch
 from milepost.source import Window
 
@@ -40,13 +42,13 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def laid_out(sizes: list[int], gap: int = 0) -> tuple[Recorded, list[Chunk]]:
     """Chunks of random bytes, one after another."""
-    draw, data, chunks = np.random.default_rng(0), b"", []
+    draw, data, chunks = np.random.default_rng(0), bytearray(), []
     for size in sizes:
         data += bytes(gap)
         part = draw.bytes(size)
         chunks.append(Chunk((0,), (size,), None, digest.checksum(part), 0, len(data), size))
         data += part
-    return Recorded(data), chunks
+    return Recorded(bytes(data)), chunks
 
 
 def parts_of(chunks: list[Chunk]) -> list[Part]:
@@ -62,6 +64,34 @@ def test_every_part_is_in_its_place(sizes: list[int], gap: int, order: int):
     fetch([file], parts[::order])
     for part, chunk in zip(parts, chunks, strict=True):
         assert part.target == file.data[chunk.position :][: chunk.nbytes]
+
+
+@pytest.mark.parametrize("start", [0, 4096 * 3 + 8])
+@pytest.mark.parametrize("behind", [0, 1, 16, 63, 64, 4095])
+def test_wherever_memory_begins_beside_its_page(monkeypatch: pytest.MonkeyPatch, start, behind):
+    """What a processor is slow to copy to is read elsewhere first, and checked where it ends."""
+    monkeypatch.setattr(reading, "_SLOW_BYTES", 0)
+    file, [chunk] = laid_out([9000], gap=start)
+    memory = aligned(20_000, 4096)
+    target = byte_view(memory)[(start + behind) % 4096 :][:9000]
+    read_there: list[bool] = []
+    file.read_into = _watching(file.read_into, target, read_there)  # type: ignore[method-assign]
+    fetch([file], [Part("leaf", chunk, target)])
+    assert target == file.data[start:]
+    assert all(there == (behind not in (1, 16, 63)) for there in read_there)
+    file.data = file.data[:-1] + b"?"
+    with pytest.raises(errors.DamagedError, match="leaf"):
+        fetch([file], [Part("leaf", chunk, target)])
+
+
+def _watching(read_into, target: memoryview, read_there: list[bool]):
+    whole = np.frombuffer(target, np.uint8)
+
+    def watched(offset: int, buffer: memoryview) -> int:
+        read_there.append(np.shares_memory(whole, np.frombuffer(buffer, np.uint8)))
+        return read_into(offset, buffer)
+
+    return watched
 
 
 def test_small_ones_that_lie_together_are_read_as_one():
