@@ -20,8 +20,9 @@ from milepost.state import State
 
 # Smaller leaves are read once, and early: there can be very many, and each costs time.
 SMALL_BYTES = 1 << 14
-# So much is read at a time for objects that want their values handed to them.
-_GROUP_BYTES = 1 << 24
+# So much is read at a time for objects that want their values handed to them: into live ones,
+# whose old values are still there, and into fresh ones.
+_GROUP_BYTES, _FRESH_GROUP_BYTES = 1 << 25, 1 << 27
 
 
 class LateLeaves:
@@ -70,11 +71,11 @@ class LateLeaves:
 
     def _groups(self, placed: Sequence[Placed]) -> Iterator[list[Placed]]:
         group: list[Placed] = []
-        size = 0
+        size, most = 0, _GROUP_BYTES if self._checked else _FRESH_GROUP_BYTES
         for one in placed:
             record = self._snapshot.record(self._sources[one.name])
             nbytes = record.nbytes if isinstance(record, ArrayRecord) else 0
-            if group and size + nbytes > _GROUP_BYTES:
+            if group and size + nbytes > most:
                 yield group
                 group, size = [], 0
             group.append(one)
