@@ -22,7 +22,7 @@ from milepost.state import State
 SMALL_BYTES = 1 << 14
 # So much is read at a time for objects that want their values handed to them: into live ones,
 # whose old values are still there, and into fresh ones.
-_GROUP_BYTES, _FRESH_GROUP_BYTES = 1 << 25, 1 << 27
+_GROUP_BYTES, _FRESH_GROUP_BYTES = 1 << 24, 1 << 27
 
 
 class LateLeaves:
