@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from milepost.errors import DamagedError, UsageError
+from milepost.jsontext import dumps, quoted, sizes
 from milepost.light import light
 from milepost.limits import is_shape, is_sizes, is_writable
 from milepost.source import ByteSource, read_exactly
@@ -85,14 +86,18 @@ def build_header(
 
     Returns the header, padded to `alignment`, and the length of the data that follows it.
     """
-    document: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    end = 0
+    members = [f'"__metadata__":{dumps(dict(metadata))}'] if metadata else []
+    names, end = {"__metadata__"}, 0
     for name, code, shape, nbytes in tensors:
-        if name in document or name == "__metadata__":
+        if name in names:
             raise UsageError(f"a safetensors file cannot hold a second tensor {name!r}: rename it")
-        document[name] = {"dtype": code, "shape": shape, "data_offsets": [end, end + nbytes]}
-        end += nbytes
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+        names.add(name)
+        start, end = end, end + nbytes
+        members.append(
+            f'{quoted(name)}:{{"dtype":"{code}","shape":{sizes(shape)},'
+            f'"data_offsets":[{start},{end}]}}'
+        )
+    text = f"{{{','.join(members)}}}".encode()
     text += b" " * (-(8 + len(text)) % alignment)
     return len(text).to_bytes(8, "little") + text, end
 

@@ -11,7 +11,7 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,6 +23,7 @@ from milepost.chunk import decode as decode_chunk
 from milepost.chunk import encode as encode_chunk
 from milepost.dtypes import Array
 from milepost.errors import DamagedError, VersionError
+from milepost.jsontext import dumps, quoted, sizes
 from milepost.light import light
 from milepost.limits import is_writable
 from milepost.state import LeafSpec, Plain, spec_of
@@ -193,6 +194,25 @@ def encode(record: Record, *, places: bool = True) -> dict[str, Any]:
         "shape": record.shape,
         "chunks": [encode_chunk(chunk, record.shape, places=places) for chunk in record.chunks],
     }
+
+
+def encode_all(records: Mapping[str, Record]) -> str:
+    """The JSON text of an object of these records, as `encode` makes each."""
+    members = []
+    for name, record in records.items():
+        if type(record) is not ArrayRecord or len(record.chunks) != 1:
+            members.append(f"{quoted(name)}:{dumps(encode(record))}")
+            continue
+        chunk = record.chunks[0]
+        if chunk.shape != record.shape or chunk.encoding is not None:
+            members.append(f"{quoted(name)}:{dumps(encode(record))}")
+            continue
+        members.append(  # most often
+            f'{quoted(name)}:{{"dtype":"{record.dtype}","shape":{sizes(record.shape)},"chunks":'
+            f'[{{"digest":"{chunk.digest}","checksum":"{chunk.checksum}",'
+            f'"file":{chunk.file},"position":{chunk.position}}}]}}'
+        )
+    return f"{{{','.join(members)}}}"
 
 
 def decode(encoded: Any, name: str, file_sizes: list[int], start: int | None = None) -> Record:

@@ -14,6 +14,7 @@ from typing import Any
 
 from milepost import digest
 from milepost.errors import DamagedError, VersionError
+from milepost.jsontext import dumps, quoted
 
 # The version of everything that milepost writes: stores and model files.
 #
@@ -26,9 +27,14 @@ from milepost.errors import DamagedError, VersionError
 FORMAT_VERSION = 2
 
 
-def seal(kind: str, body: dict[str, Any], version: int = 1) -> bytes:
-    """`body` as a sealed document of this kind, its format version first."""
-    text = _dump({"format": version, **body})
+def seal(kind: str, body: dict[str, Any], version: int = 1, **written: str) -> bytes:
+    """`body` as a sealed document of this kind, its format version first.
+
+    Last comes what is `written` as JSON already, by its key.
+    """
+    members = [dumps({"format": version, **body})[1:-1]]
+    members += [f"{quoted(key)}:{text}" for key, text in written.items()]
+    text = f"{{{','.join(members)}}}".encode()
     return f'{{"digest":"{digest.digest(text)}","{kind}":'.encode() + text + b"}"
 
 
@@ -67,10 +73,6 @@ def _check_version(version: Any, name: str, *, known_digest: bool) -> None:
             f"{FORMAT_VERSION}: upgrade with `pip install --upgrade milepost`"
         )
     raise DamagedError(f"{name} is damaged: expected a format version, found {version!r}")
-
-
-def _dump(body: dict[str, Any]) -> bytes:
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _load(text: bytes, name: str) -> dict[str, Any]:

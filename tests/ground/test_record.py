@@ -12,7 +12,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from milepost import digest
-from milepost.chunk import Chunk
+from milepost.chunk import PLANES, Chunk, Encoding
 from milepost.errors import DamagedError, VersionError
 from milepost.record import (
     CHUNK_BYTES,
@@ -22,6 +22,7 @@ from milepost.record import (
     decode,
     decode_plain,
     encode,
+    encode_all,
     encode_plain,
 )
 from milepost.state import LeafSpec
@@ -476,3 +477,31 @@ def test_chunks_are_accepted_exactly_if_each_element_lies_in_one(shape, target, 
     else:
         with pytest.raises(DamagedError, match="do not cover its shape"):
             decode(encoded, "a", [end])
+
+
+def chunk(offset, shape, encoding=None):
+    return Chunk(offset, shape, DIGEST, CHECKSUM, 3, 4096, math.prod(shape), encoding)
+
+
+_PLANES = Encoding(PLANES, 9, CHECKSUM, 4, 2, chunk((0,), (4,)))
+
+
+@pytest.mark.parametrize("name", ["a/b", 'with "quotes" and \\', "größe", "\x00\n\x7f", "😀", ""])
+@pytest.mark.parametrize(
+    "kept",
+    [
+        PlainRecord(1.5),
+        PlainRecord("text"),
+        ArrayRecord("float32", (3, 2), (chunk((0, 0), (3, 2)),)),
+        ArrayRecord("int8", (), (chunk((), ()),)),
+        ArrayRecord("int8", (0, 3), ()),
+        ArrayRecord("float32", (4,), (chunk((0,), (2,)), chunk((2,), (2,)))),
+        ArrayRecord("float32", (4,), (chunk((0,), (4,), _PLANES),)),
+    ],
+    ids=lambda kept: type(kept).__name__,
+)
+def test_all_together_are_the_same_text_as_each(name, kept):
+    records = {"first": PlainRecord(None), name: kept, "last": kept}
+    whole = {key: encode(item) for key, item in records.items()}
+    text = json.dumps(whole, ensure_ascii=False, separators=(",", ":"))
+    assert encode_all(records) == text

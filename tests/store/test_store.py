@@ -256,7 +256,9 @@ def test_a_store_of_a_newer_format(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     storage = LocalStorage(tmp_path / "store")
     with monkeypatch.context() as newer:
         seal = sealed.seal
-        newer.setattr(sealed, "seal", lambda kind, body, version=1: seal(kind, body, 3))
+        newer.setattr(
+            sealed, "seal", lambda kind, body, version=1, **more: seal(kind, body, 3, **more)
+        )
         newer.setattr(sealed, "FORMAT_VERSION", 3)
         writer(storage).save(make_state(1), 1)
     with pytest.raises(errors.VersionError, match="format version 3.*upgrade"):

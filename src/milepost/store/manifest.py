@@ -70,9 +70,9 @@ def encode(manifest: Manifest) -> bytes:
                 {"name": pack.name, "bytes": pack.nbytes, "header": pack.header}
                 for pack in manifest.packs
             ],
-            "leaves": {name: record.encode(item) for name, item in manifest.records.items()},
         },
         version=2 if _is_compacted(manifest) else 1,
+        leaves=record.encode_all(manifest.records),
     )
 
 

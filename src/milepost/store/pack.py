@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from milepost import container, digest, dtypes, sealed
 from milepost.buffers import BLOCK
 from milepost.chunk import Chunk, Shape
+from milepost.jsontext import quoted
 from milepost.light import light
 from milepost.pieces import DigestedArray, Piece, layout_order
 from milepost.record import ArrayRecord
@@ -103,13 +104,14 @@ class _Entry:
 
 def _header(entries: Sequence[_Entry], alignment: int) -> tuple[bytes, int]:
     chunks = [
-        [entry.name, piece.nbytes, piece.digest, piece.checksum]
+        f'[{quoted(entry.name)},{piece.nbytes},"{piece.digest}","{piece.checksum}"]'
         for entry in entries
         for piece in entry.pieces
     ]
+    body = sealed.seal("pack", {}, chunks=f"[{','.join(chunks)}]")
     return container.build_header(
         ((e.name, e.code, e.shape, e.nbytes) for e in entries),
-        {"milepost": sealed.seal("pack", {"chunks": chunks}).decode()},
+        {"milepost": body.decode()},
         alignment,
     )
 
