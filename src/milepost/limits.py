@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import reprlib
 from typing import TypeGuard
 
@@ -28,11 +27,14 @@ def is_shape(value: object) -> TypeGuard[list[int]]:
 
     NumPy counts the bytes of an array without its zeros, and refuses those of 2**63 or more.
     """
-    return (
-        is_sizes(value)
-        and len(value) <= MAX_RANK
-        and math.prod(filter(None, value)) * _MAX_ITEMSIZE < _MAX_SIZE
-    )
+    if not isinstance(value, list) or len(value) > MAX_RANK:
+        return False
+    product = _MAX_ITEMSIZE
+    for size in value:
+        if type(size) is not int or not 0 <= size < _MAX_SIZE:
+            return False
+        product *= size or 1
+    return product < _MAX_SIZE
 
 
 class _Short(reprlib.Repr):

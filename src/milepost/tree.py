@@ -80,7 +80,7 @@ def encode_key(key: Hashable) -> Any:
 
 def decode_key(encoded: Any) -> Hashable:
     """The key that `encode_key` wrote."""
-    if isinstance(encoded, str | int) and not isinstance(encoded, bool):
+    if type(encoded) is str or type(encoded) is int:
         return encoded
     if isinstance(encoded, dict) and len(encoded) == 1:
         [(kind, value)] = encoded.items()
