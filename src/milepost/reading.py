@@ -6,7 +6,6 @@ beside the reading. Chunks that are small and lie together are read as one.
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from milepost.chunk import Chunk
 from milepost.dtypes import byte_view
 from milepost.errors import DamagedError
 from milepost.light import light
-from milepost.source import ByteSource, announce, fill_exactly
+from milepost.source import ByteSource, fill_exactly
 from milepost.workers import jobs
 
 _THREADS = 2  # each copies out of the page cache as fast as a core can
@@ -80,25 +79,11 @@ def _read_on(files: Sequence[ByteSource], own: deque[list[Part]], other: deque[l
         except IndexError:
             return
         try:
-            with contextlib.suppress(IndexError):  # the other one may have taken the last
-                _announce(files, own[0])
             _read(files, job)
         except BaseException:
             own.clear()
             other.clear()
             raise
-
-
-def _announce(files: Sequence[ByteSource], parts: Sequence[Part]) -> None:
-    """Let the disk begin with what is decoded next, and with what that is made from.
-
-    Of what lies in its file as it is, the system sees by itself what comes next.
-    """
-    for part in parts:
-        chunk: Chunk | None = part.chunk if part.chunk.is_encoded else None
-        while chunk is not None:
-            announce(files[chunk.file], chunk.position, chunk.stored_bytes)
-            chunk = None if chunk.encoding is None else chunk.encoding.base
 
 
 def _read(files: Sequence[ByteSource], parts: Sequence[Part]) -> None:

@@ -42,13 +42,6 @@ class Window:
         """The file belongs to whoever opened it."""
 
 
-def announce(source: ByteSource, offset: int, length: int) -> None:
-    """Say that a span will be read soon, to a source that wants to know: it has this method."""
-    tell = getattr(source, "announce", None)
-    if tell is not None:
-        tell(offset, length)
-
-
 def read_exactly(source: ByteSource, offset: int, length: int) -> bytearray:
     """`length` bytes from `offset` on.
 

@@ -251,9 +251,6 @@ class PowerLossDisk:
         buffer[: len(part)] = part
         return len(part)
 
-    def announce(self, handle: Handle, offset: int, length: int) -> None:
-        pass
-
     def size(self, handle: Handle) -> int:
         return len(self._open[handle].data)
 

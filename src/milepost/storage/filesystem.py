@@ -80,10 +80,6 @@ class FileSystem(Protocol):
         """
 
     def read_into(self, handle: Handle, offset: int, buffer: memoryview) -> int: ...
-
-    def announce(self, handle: Handle, offset: int, length: int) -> None:
-        """Say that a span will be read soon, which the system may begin with."""
-
     def size(self, handle: Handle) -> int: ...
     def sync(self, handle: Handle) -> None: ...
     def close(self, handle: Handle) -> None: ...
@@ -164,11 +160,6 @@ class OperatingSystem:
                 break
             done += count
         return done
-
-    def announce(self, handle: Handle, offset: int, length: int) -> None:
-        if hasattr(os, "posix_fadvise"):
-            with contextlib.suppress(OSError):
-                os.posix_fadvise(handle, offset, length, os.POSIX_FADV_WILLNEED)
 
     def size(self, handle: Handle) -> int:
         return os.fstat(handle).st_size

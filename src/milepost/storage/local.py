@@ -241,10 +241,6 @@ class FileSource:
         with translated(self._name, "read"):
             return self._fs.read_into(self._handle, offset, buffer)
 
-    def announce(self, offset: int, length: int) -> None:
-        if self._close.alive:
-            self._fs.announce(self._handle, offset, length)
-
     def close(self) -> None:
         self._close()
 

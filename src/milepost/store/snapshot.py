@@ -17,7 +17,7 @@ from milepost.errors import (
 from milepost.reading import Part
 from milepost.record import ArrayRecord
 from milepost.snapshot import Description, Snapshot
-from milepost.source import ByteSource, announce
+from milepost.source import ByteSource
 from milepost.storage.base import Storage
 from milepost.store.manifest import Manifest, PackRef
 
@@ -165,9 +165,6 @@ class PackSource:
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         return self.open().read_into(offset, buffer)
-
-    def announce(self, offset: int, length: int) -> None:
-        announce(self.open(), offset, length)
 
     def open(self) -> ByteSource:
         """The open file.

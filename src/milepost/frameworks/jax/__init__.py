@@ -131,6 +131,8 @@ def _weak(array: Array) -> Any:
 
 
 def _is_key(value: Any) -> bool:
+    if isinstance(value.dtype, np.dtype):  # most often, and told at once
+        return False
     return bool(jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key))
 
 
