@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -61,14 +62,19 @@ BACKENDS = ("tensorflow", "jax", "torch")
 
 
 def test_every_backend_restores_what_another_saved(run_program):
-    written = {
-        backend: json.loads(run_program(WRITE, KERAS_BACKEND=backend).stdout)
-        for backend in BACKENDS
-    }
-    for backend in BACKENDS:
+    def run(program, backend, *arguments):
+        return json.loads(run_program(program, *arguments, KERAS_BACKEND=backend).stdout)
+
+    def read(backend):
         others = [other for other in BACKENDS if other != backend]
-        read = json.loads(run_program(READ, *others, KERAS_BACKEND=backend).stdout)
-        for other, (values, predictions) in zip(others, read, strict=True):
-            assert values == written[other][0]
-            # Another backend computes a little differently.
-            assert predictions == [pytest.approx(row, abs=1e-5) for row in written[other][1]]
+        return zip(others, run(READ, backend, *others), strict=True)
+
+    with ThreadPoolExecutor(2) as pool:
+        saved = pool.map(lambda backend: run(WRITE, backend), BACKENDS)
+        written = dict(zip(BACKENDS, saved, strict=True))
+        found = [pair for pairs in pool.map(read, BACKENDS) for pair in pairs]
+    assert len(found) == 6
+    for other, (values, predictions) in found:
+        assert values == written[other][0]
+        # Another backend computes a little differently.
+        assert predictions == [pytest.approx(row, abs=1e-5) for row in written[other][1]]
