@@ -6,7 +6,7 @@ import json
 import sys
 import tempfile
 
-from tests.coverage.family import FAMILIES, LONG, family, load_all, run, save_all
+from tests.coverage.family import FAMILIES, family, load_all, run, save_all
 from tests.coverage.table import write
 
 
@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> None:
         print(json.dumps({"save": save_all, "load": load_all}[verb](name, folder)))
         return
     results = {}
-    for name in arguments or (*FAMILIES, *LONG):
+    for name in arguments or FAMILIES:
         with tempfile.TemporaryDirectory() as folder:
             saved, loaded = results[name] = run(name, folder)
         good = [case for case, problem in saved.items() if not problem and not loaded[case]]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.coverage.family import FAMILIES, LONG, family, run
+from tests.coverage.family import FAMILIES, QUICK, family, run
 from tests.coverage.table import covered
 
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    "name", [*FAMILIES, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)]
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FAMILIES],
 )
 def test_every_class_comes_back(name, tmp_path):
     chosen = family(name)
