@@ -185,9 +185,8 @@ def check_place(name: str, chunk: Chunk, file_sizes: list[int]) -> None:
             f"leaf {name!r} would end at byte {chunk.end}, "
             f"its file has {file_sizes[chunk.file]} bytes"
         )
-    if not digest.is_usable(chunk.digest) or not digest.is_usable(chunk.checksum):
-        _check_digest(name, chunk.digest)
-        _check_digest(name, chunk.checksum)
+    _check_digest(name, chunk.digest)
+    _check_digest(name, chunk.checksum)
     if chunk.encoding is not None:
         _check_digest(name, chunk.encoding.checksum)
         if chunk.encoding.base is not None:

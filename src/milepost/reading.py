@@ -160,16 +160,15 @@ def _blocks(file: ByteSource, part: Part, scratch: memoryview) -> Iterator[memor
     is_slow = target is not None and _is_slow(position, target)
     for start in range(0, part.chunk.nbytes, _BLOCK_BYTES):
         stop = min(part.chunk.nbytes, start + _BLOCK_BYTES)
-        if target is not None and not is_slow:
-            block = target[start:stop]
-            fill_exactly(file, position + start, block)
-        else:
+        place = None if target is None else target[start:stop]
+        if place is None or is_slow:
             block = _in_scratch(scratch, position + start, stop - start)
-            fill_exactly(file, position + start, block)
-            if target is not None:
-                copy(block, target[start:stop])
-                block = target[start:stop]
-        yield block
+        else:
+            block = place
+        fill_exactly(file, position + start, block)
+        if place is not None and is_slow:
+            copy(block, place)
+        yield block if place is None else place
 
 
 def _in_scratch(scratch: memoryview, position: int, nbytes: int) -> memoryview:

@@ -200,18 +200,16 @@ def encode_all(records: Mapping[str, Record]) -> str:
     """The JSON text of an object of these records, as `encode` makes each."""
     members = []
     for name, record in records.items():
-        if type(record) is not ArrayRecord or len(record.chunks) != 1:
-            members.append(f"{quoted(name)}:{dumps(encode(record))}")
-            continue
-        chunk = record.chunks[0]
-        if chunk.shape != record.shape or chunk.encoding is not None:
-            members.append(f"{quoted(name)}:{dumps(encode(record))}")
-            continue
-        members.append(  # most often
-            f'{quoted(name)}:{{"dtype":"{record.dtype}","shape":{sizes(record.shape)},"chunks":'
-            f'[{{"digest":"{chunk.digest}","checksum":"{chunk.checksum}",'
-            f'"file":{chunk.file},"position":{chunk.position}}}]}}'
-        )
+        if isinstance(record, ArrayRecord) and len(record.chunks) == 1:
+            chunk = record.chunks[0]
+            if chunk.shape == record.shape and chunk.encoding is None:  # most often
+                members.append(
+                    f'{quoted(name)}:{{"dtype":"{record.dtype}","shape":{sizes(record.shape)},'
+                    f'"chunks":[{{"digest":"{chunk.digest}","checksum":"{chunk.checksum}",'
+                    f'"file":{chunk.file},"position":{chunk.position}}}]}}'
+                )
+                continue
+        members.append(f"{quoted(name)}:{dumps(encode(record))}")
     return f"{{{','.join(members)}}}"
 
 

@@ -57,7 +57,8 @@ HARMS = {
 
 
 @pytest.mark.parametrize("named", HARMS)
-def test_it_sees(tmp_path, named):
+def test_it_sees(tmp_path, monkeypatch, named):
+    monkeypatch.setattr(watch, "SECONDS", 0.5)
     folder = tmp_path / "folder"
     folder.mkdir()
     with pytest.raises(AssertionError, match=named), watched(folder):

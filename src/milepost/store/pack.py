@@ -8,7 +8,6 @@ that where data lies can be found again from the packs alone.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 
 from milepost import container, digest, dtypes, sealed
@@ -137,8 +136,8 @@ def _quoted_lengths(name: str) -> tuple[int, int]:
     """The bytes of a name in JSON that is a text inside JSON, and in JSON; quotes are counted."""
     if name.isascii() and name.isprintable() and '"' not in name and "\\" not in name:
         return len(name) + len(r"\"\""), len(name) + len('""')
-    text = json.dumps(name, ensure_ascii=False)
-    return len(json.dumps(text, ensure_ascii=False).encode()), len(text.encode())
+    text = quoted(name)
+    return len(quoted(text).encode()), len(text.encode())
 
 
 def placed(leaf: DigestedArray, places: dict[str, Place], packs: dict[str, int]) -> ArrayRecord:
