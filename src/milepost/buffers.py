@@ -27,6 +27,12 @@ def aligned(nbytes: int, boundary: int = ALIGNMENT) -> Array:
     return result
 
 
+def address(data: Buffer) -> int:
+    """Where bytes begin in memory."""
+    found: int = np.frombuffer(data, np.uint8).ctypes.data
+    return found
+
+
 def copy(source: Buffer, target: Buffer) -> None:
     """Copy bytes into as many others, without Python's lock."""
     np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))

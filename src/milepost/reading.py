@@ -10,10 +10,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-
 from milepost import decoding, digest
-from milepost.buffers import ALIGNMENT, Buffers, copy
+from milepost.buffers import ALIGNMENT, Buffers, address, copy
 from milepost.chunk import Chunk
 from milepost.dtypes import byte_view
 from milepost.errors import DamagedError
@@ -185,8 +183,7 @@ def _is_slow(position: int, target: memoryview) -> bool:
     """
     if len(target) < _SLOW_BYTES:
         return False
-    address = int(np.frombuffer(target, np.uint8).__array_interface__["data"][0])
-    return 0 < (address - position) % _PAGE_BYTES < ALIGNMENT
+    return 0 < (address(target) - position) % _PAGE_BYTES < ALIGNMENT
 
 
 def _read_encoded(files: Sequence[ByteSource], part: Part) -> None:

@@ -17,7 +17,7 @@ from typing import Self
 
 import numpy as np
 
-from milepost.buffers import BLOCK, Buffers
+from milepost.buffers import BLOCK, Buffers, address
 from milepost.dtypes import Array, byte_view
 from milepost.storage.filesystem import NOT_DIRECT, FileSystem, Handle
 from milepost.workers import Countdown, Workers
@@ -77,7 +77,7 @@ class DirectWriter:
         end = self._position + self._used
         head = -end % BLOCK
         whole = (len(data) - head) // BLOCK * BLOCK
-        if whole <= 0 or (_address(data) - end) % BLOCK:
+        if whole <= 0 or (address(data) - end) % BLOCK:
             self._copy(data)
             done()
             return
@@ -165,11 +165,6 @@ class DirectWriter:
                 raise
             self._direct = self._fs.bypass_cache(self._handle, False)
             self._fs.write_at(self._handle, position, data)
-
-
-def _address(data: memoryview) -> int:
-    found: int = np.frombuffer(data, np.uint8).ctypes.data
-    return found
 
 
 class NewFile(DirectWriter):
