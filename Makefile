@@ -40,7 +40,7 @@ fuzz: $(VENV)/fuzz
 lint: $(VENV)/dev
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/mypy
+	$(BIN)/mypy -n 2
 	$(BIN)/lint-imports
 
 BENCH ?= full

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import ast
 
+import pytest
+
 import milepost
 
 MODEL = """
@@ -110,6 +112,7 @@ def predictions(run_program, program: str, root) -> str:
     return found[0]
 
 
+@pytest.mark.slow  # the next does all that this does, after training
 def test_save_a_checkpoint_and_restore_it(tmp_path, run_program):
     before = predictions(run_program, SAVE_CHECKPOINT, tmp_path)
     assert predictions(run_program, RESTORE_CHECKPOINT, tmp_path) == before
@@ -128,6 +131,7 @@ def test_a_checkpoint_every_epoch(tmp_path, run_program):
     assert predictions(run_program, only, tmp_path) == before
 
 
+@pytest.mark.slow  # the next does all that this does, after training
 def test_save_a_model_and_load_it(tmp_path, run_program):
     (tmp_path / "path" / "to").mkdir(parents=True)
     before = predictions(run_program, SAVE_MODEL, tmp_path)

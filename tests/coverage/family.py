@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 # Families in the order of the table; all but a few are for the sweep.
 FAMILIES = ("torch_nn", "keras_layers", "jax_functions", "flax_linen", "flax_nnx", "equinox_nn")
 FAMILIES += ("keras_applications", "transformers_models")
-QUICK = ("keras_layers", "jax_functions")
+QUICK = ("keras_layers",)
 
 # Both processes compile alike, so that their bits compare, and sooner than they would by default.
 _UNOPTIMISED = {

@@ -137,6 +137,11 @@ def check(path, x, y, *, trains, by_keras=None):
     return found
 
 
+# Whether a file is read as Keras reads it has little to do with the backend.
+swept_elsewhere = pytest.mark.slow if keras.backend.backend() != "tensorflow" else lambda test: test
+
+
+@swept_elsewhere
 @pytest.mark.parametrize("make", NEW, ids=lambda make: make.__name__)
 def test_a_keras_file_loads_as_keras_loads_it(make, tmp_path):
     model, x, y = trained(make)
@@ -144,6 +149,7 @@ def test_a_keras_file_loads_as_keras_loads_it(make, tmp_path):
     check(tmp_path / "model.keras", x, y, trains=make is not sequential)
 
 
+@swept_elsewhere
 @pytest.mark.parametrize("make", OLD, ids=lambda make: make.__name__)
 def test_an_hdf5_file_loads_as_keras_loads_it(make, tmp_path):
     model, x, y = trained(make)
@@ -164,6 +170,7 @@ def test_a_model_that_was_never_compiled_loads(tmp_path):
         assert found.predict(x, verbose=0).tobytes() == model.predict(x, verbose=0).tobytes()
 
 
+@swept_elsewhere
 def test_a_mobile_net_loads(tmp_path):
     model = keras.applications.MobileNetV2((32, 32, 3), weights=None, classes=4)
     for name in ("model.keras", "model.h5"):
