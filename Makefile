@@ -15,6 +15,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 KERAS_TESTS := tests/keras
 # Two test files at a time; the tests of one file stay in one process.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# As an installation does, but not one that is editable; every process would do it again where
+# PYTHONDONTWRITEBYTECODE is set.
+COMPILE := $(BIN)/python -m compileall -q src tests benchmarks
 
 .PHONY: demo test lint sweep fuzz bench clean
 
@@ -22,11 +25,13 @@ demo: $(VENV)/demo
 	$(BIN)/milepost demo
 
 test: $(VENV)/dev
+	$(COMPILE)
 	KERAS_BACKEND=tensorflow $(PYTEST)
 	KERAS_BACKEND=jax $(PYTEST) $(KERAS_TESTS)
 	KERAS_BACKEND=torch $(PYTEST) $(KERAS_TESTS)
 
 sweep: $(VENV)/dev
+	$(COMPILE)
 	KERAS_BACKEND=tensorflow $(PYTEST) -m slow
 	KERAS_BACKEND=jax $(PYTEST) -m slow $(KERAS_TESTS)
 	KERAS_BACKEND=torch $(PYTEST) -m slow $(KERAS_TESTS)
@@ -46,6 +51,7 @@ lint: $(VENV)/dev
 BENCH ?= full
 
 bench: $(VENV)/bench
+	$(COMPILE)
 	$(BIN)/python benchmarks/run.py $(BENCH)
 
 clean:
