@@ -16,12 +16,13 @@ from milepost.chunk import Chunk
 from milepost.dtypes import byte_view
 from milepost.errors import DamagedError
 from milepost.light import light
-from milepost.source import ByteSource, fill_exactly
+from milepost.source import ByteSource, Look, fill_exactly
 from milepost.workers import jobs
 
 _THREADS = 2  # each copies out of the page cache as fast as a core can
 _MANY = 200  # parts in a job: Python's own work is most of it, and only one thread does that
 _BLOCK_BYTES = 1 << 20  # of half a core's cache, and so large that Python does not count
+_LOOK_BYTES = 1 << 22  # which a disk that reads past the page cache gives sooner than four reads
 _SCRATCH = Buffers(_THREADS, ALIGNMENT)
 _PAGE_BYTES = 4096
 _SLOW_BYTES = 1 << 18  # of less, a second copy is slow itself
@@ -156,8 +157,10 @@ def _blocks(file: ByteSource, part: Part, scratch: memoryview) -> Iterator[memor
     """The bytes of a part, block after block: each where it is to go, if anywhere."""
     position, target = part.chunk.position, part.target
     is_slow = target is not None and _is_slow(position, target)
-    for start in range(0, part.chunk.nbytes, _BLOCK_BYTES):
-        stop = min(part.chunk.nbytes, start + _BLOCK_BYTES)
+    straight = target is not None and not is_slow
+    most = _LOOK_BYTES if straight and isinstance(file, Look) else _BLOCK_BYTES
+    for start in range(0, part.chunk.nbytes, most):
+        stop = min(part.chunk.nbytes, start + most)
         place = None if target is None else target[start:stop]
         if place is None or is_slow:
             block = _in_scratch(scratch, position + start, stop - start)

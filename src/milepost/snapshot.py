@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from milepost import decoding, digest, dtypes, reading
-from milepost.buffers import ALIGNMENT, aligned
+from milepost.buffers import ALIGNMENT, BLOCK, aligned
 from milepost.chunk import Chunk
 from milepost.dtypes import Array
 from milepost.errors import LeafNotFoundError, MilepostError
@@ -35,7 +35,7 @@ from milepost.record import (
     chunk_boxes,
     overlap,
 )
-from milepost.source import ByteSource, fill_exactly
+from milepost.source import ByteSource, Look, fill_exactly
 from milepost.state import LeafSpec, ObjectInfo, Plain
 
 _THREADS = 2
@@ -263,11 +263,17 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
         """
         if isinstance(record, ForeignArray):
             return record.read(box)
-        result = _new_array(record.dtype, [max(0, stop - start) for start, stop in box])
-        self._fill([(name, record, box, result)])
+        at = record.chunks[0].position if record.chunks else 0
+        result = _new_array(record.dtype, [max(0, stop - start) for start, stop in box], at)
+        self._fill([(name, record, box, result)], look=True)
         return result
 
-    def _fill(self, targets: Sequence[tuple[str, ArrayRecord, Box | None, Array]]) -> None:
+    def _fill(
+        self,
+        targets: Sequence[tuple[str, ArrayRecord, Box | None, Array]],
+        *,
+        look: bool = False,
+    ) -> None:
         """Fill each array with what lies inside the box of its leaf; without one, with all of it.
 
         Raises as `fetch`.
@@ -288,16 +294,17 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
                     parts.append(Part(name, chunk, dtypes.byte_view(part)))
                     continue
                 whole = np.empty(chunk.shape, array.dtype)
-                self.fetch([Part(name, chunk, dtypes.byte_view(whole))])
+                self.fetch([Part(name, chunk, dtypes.byte_view(whole))], look=look)
                 part[...] = whole[as_index(found[1])]
-        self.fetch(parts)
+        self.fetch(parts, look=look)
         if sys.byteorder == "big":
             for *_, array in targets:
                 array.byteswap(inplace=True)
 
-    def fetch(self, parts: Iterable[Part]) -> None:
-        """Read parts of its files, and check them."""
-        reading.fetch(self._files, parts)
+    def fetch(self, parts: Iterable[Part], *, look: bool = False) -> None:
+        """Read parts of its files, and check them; with `look`, as who reads a little of them."""
+        files = [Look(file) for file in self._files] if look else self._files
+        reading.fetch(files, parts)
 
     def damage(self) -> Iterator[Damage]:
         """Every leaf whose bytes do not have their digest. Reads everything."""
@@ -357,9 +364,14 @@ def _is_one_chunk(record: ArrayRecord, box: Array) -> bool:
     return len(record.chunks) == 1 and record.chunks[0].shape == box.shape
 
 
-def _new_array(dtype: str, shape: Sequence[int]) -> Array:
+def _new_array(dtype: str, shape: Sequence[int], at: int = 0) -> Array:
+    """Memory for an array that may be read past the page cache, from `at` in a file."""
     kind = dtypes.numpy_dtype(dtype)
-    return aligned(math.prod(shape) * kind.itemsize).view(kind).reshape(shape)
+    nbytes = math.prod(shape) * kind.itemsize
+    if nbytes < _SMALL_BYTES or at % ALIGNMENT:
+        return aligned(nbytes).view(kind).reshape(shape)
+    start = at % BLOCK
+    return aligned(start + nbytes, BLOCK)[start:].view(kind).reshape(shape)
 
 
 class _Memory:

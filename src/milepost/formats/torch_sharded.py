@@ -73,9 +73,9 @@ class ShardedSnapshot(Snapshot):
         for shard in self._shards:
             shard.close()
 
-    def fetch(self, parts: Iterable[Part]) -> None:
+    def fetch(self, parts: Iterable[Part], *, look: bool = False) -> None:
         for shard, group in itertools.groupby(parts, lambda part: self._owners[part.leaf]):
-            shard.fetch(group)
+            shard.fetch(group, look=look)
 
     def damage(self) -> Iterator[Damage]:
         for shard in self._shards:

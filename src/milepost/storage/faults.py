@@ -251,6 +251,9 @@ class PowerLossDisk:
         buffer[: len(part)] = part
         return len(part)
 
+    def look_into(self, handle: Handle, offset: int, buffer: memoryview) -> tuple[int, bool]:
+        return self.read_into(handle, offset, buffer), False
+
     def size(self, handle: Handle) -> int:
         return len(self._open[handle].data)
 

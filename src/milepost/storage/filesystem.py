@@ -33,6 +33,7 @@ from typing import Protocol
 
 from milepost.digest import Buffer
 from milepost.storage import marks
+from milepost.storage.look import look
 
 if sys.platform == "win32":
     import msvcrt
@@ -80,6 +81,9 @@ class FileSystem(Protocol):
         """
 
     def read_into(self, handle: Handle, offset: int, buffer: memoryview) -> int: ...
+    def look_into(self, handle: Handle, offset: int, buffer: memoryview) -> tuple[int, bool]:
+        """As `read_into`, maybe past the page cache; and whether it was."""
+
     def size(self, handle: Handle) -> int: ...
     def sync(self, handle: Handle) -> None: ...
     def close(self, handle: Handle) -> None: ...
@@ -160,6 +164,12 @@ class OperatingSystem:
                 break
             done += count
         return done
+
+    def look_into(self, handle: Handle, offset: int, buffer: memoryview) -> tuple[int, bool]:
+        found = look(handle, offset, buffer)
+        if found is None:
+            return self.read_into(handle, offset, buffer), False
+        return found, True
 
     def size(self, handle: Handle) -> int:
         return os.fstat(handle).st_size

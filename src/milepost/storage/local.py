@@ -20,6 +20,7 @@ from milepost.storage.filesystem import UNSUPPORTED, FileSystem, Handle, Operati
 
 _PARTIAL = "partial"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_LOOK_BYTES = 64 << 20  # who reads more of a file is not alone in reading it, or reads it again
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -225,6 +226,7 @@ class FileSource:
         self._handle = handle
         self._name = path
         self._size = filesystem.size(handle)
+        self._looked = 0
         self._close = weakref.finalize(self, filesystem.close, handle)
 
     @property
@@ -240,6 +242,17 @@ class FileSource:
             raise ValueError(f"{self._name} is closed")
         with translated(self._name, "read"):
             return self._fs.read_into(self._handle, offset, buffer)
+
+    def look_into(self, offset: int, buffer: memoryview) -> int:
+        if self._looked >= _LOOK_BYTES:
+            return self.read_into(offset, buffer)
+        if not self._close.alive:
+            raise ValueError(f"{self._name} is closed")
+        with translated(self._name, "read"):
+            found, past_cache = self._fs.look_into(self._handle, offset, buffer)
+        if past_cache:
+            self._looked += found
+        return found
 
     def close(self) -> None:
         self._close()

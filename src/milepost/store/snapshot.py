@@ -17,7 +17,7 @@ from milepost.errors import (
 from milepost.reading import Part
 from milepost.record import ArrayRecord
 from milepost.snapshot import Description, Snapshot
-from milepost.source import ByteSource
+from milepost.source import ByteSource, look_into
 from milepost.storage.base import Storage
 from milepost.store.manifest import Manifest, PackRef
 
@@ -103,19 +103,19 @@ class CheckpointSnapshot(Snapshot):
             "bytes": self.nbytes,
         }
 
-    def fetch(self, parts: Iterable[Part]) -> None:
+    def fetch(self, parts: Iterable[Part], *, look: bool = False) -> None:
         wanted = list(parts)
         try:
             for _ in range(_TRIES):
                 try:
-                    super().fetch(wanted)
+                    super().fetch(wanted, look=look)
                     return
                 except StepNotFoundError:
                     moved = self._moved(wanted)
                     if moved is None:
                         raise
                     wanted = moved
-            super().fetch(wanted)
+            super().fetch(wanted, look=look)
         except DamagedError as error:
             raise DamagedError(f"{error}; {self._advice(self.step)}") from None
 
@@ -165,6 +165,9 @@ class PackSource:
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         return self.open().read_into(offset, buffer)
+
+    def look_into(self, offset: int, buffer: memoryview) -> int:
+        return look_into(self.open(), offset, buffer)
 
     def open(self) -> ByteSource:
         """The open file.
