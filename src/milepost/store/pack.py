@@ -8,6 +8,7 @@ that where data lies can be found again from the packs alone.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 
 from milepost import container, digest, dtypes, sealed
@@ -36,13 +37,35 @@ class PackPlan:
     """
 
     def __init__(self, candidates: Iterable[tuple[DigestedArray, Sequence[Piece]]]) -> None:
-        """The pieces of each array that may be new."""
+        """The pieces of each array that may be new.
+
+        Nothing else is done with them here, where training may be waiting.
+        """
         self.candidates = sorted(candidates, key=lambda candidate: layout_order(candidate[0]))
         self.digests: set[str] = set()  # of what was kept
         self._kept: dict[str, list[Piece]] = {}
+
+    @functools.cached_property
+    def head_bytes(self) -> int:
+        """How much room the header has, at the file's beginning."""
+        entries = [e for a, pieces in self.candidates for e in self._entries(a, pieces, cut=True)]
+        return _room(entries, self._data_bytes)
+
+    @property
+    def nbytes(self) -> int:
+        """The most bytes that the file may have."""
+        return self.head_bytes + self._data_bytes
+
+    @functools.cached_property
+    def _data_bytes(self) -> int:
+        return sum([piece.nbytes for _, pieces in self.candidates for piece in pieces])
+
+    @functools.cached_property
+    def _names(self) -> tuple[dict[str, str], dict[tuple[str, int], str]]:
+        """What the tensors are called that hold whole arrays, and pieces of them."""
         taken = {"__metadata__"}
-        self._whole = {a.name: unique_name(a.name, taken) for a, _ in self.candidates}
-        self._slices = {
+        whole = {array.name: unique_name(array.name, taken) for array, _ in self.candidates}
+        slices = {
             (array.name, piece.start): unique_name(
                 slice_name(array.name, piece.offset, piece.shape), taken
             )
@@ -50,10 +73,7 @@ class PackPlan:
             for piece in pieces
             if len(array.pieces) > 1
         }
-        entries = [e for a, pieces in self.candidates for e in self._entries(a, pieces, cut=True)]
-        nbytes = sum([entry.nbytes for entry in entries])
-        self.head_bytes = _room(entries, nbytes)
-        self.nbytes = self.head_bytes + nbytes
+        return whole, slices
 
     def keep(self, array: DigestedArray, piece: Piece) -> None:
         """A piece is new, and follows the one before in the file."""
@@ -82,13 +102,14 @@ class PackPlan:
         """The tensors that hold some pieces of an array: one if they are all, if not `cut`."""
         if not pieces:
             return
+        whole, slices = self._names
         if len(array.pieces) == 1 or (len(pieces) == len(array.pieces) and not cut):
             code, shape = dtypes.container_type(array.dtype, array.shape)
-            yield _Entry(self._whole[array.name], code, shape, array.nbytes, pieces)
+            yield _Entry(whole[array.name], code, shape, array.nbytes, pieces)
             return
         for piece in pieces:
             code, shape = dtypes.container_type(array.dtype, piece.shape)
-            name = self._slices[array.name, piece.start]
+            name = slices[array.name, piece.start]
             yield _Entry(name, code, shape, piece.nbytes, (piece,))
 
 
