@@ -13,6 +13,7 @@ says into `BUDGETS`. Counts depend on the processor's kind, on Python's version 
 
 from __future__ import annotations
 
+import compileall
 import os
 import platform
 import shutil
@@ -23,9 +24,11 @@ from pathlib import Path
 
 import pytest
 
+import milepost
+
 # Instructions for a leaf of 64 bytes, by the kind of processor and Python.
 BUDGETS = {
-    ("x86_64", "3.11"): {"save": 184_000, "restore": 204_000},
+    ("x86_64", "3.11"): {"save": 196_500, "restore": 187_500},
 }
 # What other versions of a library or of a processor may add, and less than a loop would.
 TOLERANCE = 1.03
@@ -65,6 +68,8 @@ def counted(tmp_path_factory) -> dict[str, float]:
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         pytest.skip("valgrind is not installed (Debian: apt-get install valgrind)")
+    # As installed: without, a save takes a twentieth less, and a restore a twentieth more.
+    compileall.compile_dir(os.path.dirname(milepost.__file__), quiet=1)
     folder = tmp_path_factory.mktemp("callgrind")
     command = [valgrind, "-q", "--tool=callgrind", "--dump-before=getpgrp"]
     command += [f"--callgrind-out-file={folder / 'out'}", sys.executable, "-c"]
