@@ -6,10 +6,13 @@ A process makes one state (fp32 weights and Adam's moments, as `speed.py`) and s
 and again; contestants take turns in random order, and between their turns every number of the
 state changes, or 1 % of its arrays, or none. The first round is not counted: it takes imports
 and the first touch of memory. One process does so with PyTorch's tensors, another with JAX's
-arrays. What each contestant has written is removed before the next one's turn.
+arrays, a third with TensorFlow's variables. What each contestant has written is removed before
+the next one's turn.
 
 Two times are taken: until the loop may go on, and until the save is durable, which for tools
-that do not sync is after `fsync` of all that they wrote.
+that do not sync is after `fsync` of all that they wrote. TensorFlow's own asynchronous save lets
+the next step wait for it: so there the first time has what the step after the save, which changes
+every number, takes longer than the one before.
 """
 
 from __future__ import annotations
@@ -228,7 +231,71 @@ class Jax(Contest):
         )
 
 
-CONTESTS: dict[str, type[Contest]] = {"torch": Torch, "jax": Jax}
+class TensorFlow(Contest):
+    rows: ClassVar = {
+        "milepost": ("`milepost` (TensorFlow)", CHANGED),
+        "tf_train": ("`tf.train.Checkpoint`", CHANGED),
+        "milepost_background": ("`milepost`, in the background (TensorFlow)", CHANGED),
+        "tf_train_async": ("`tf.train.Checkpoint`, asynchronous", CHANGED),
+    }
+
+    def __init__(self, folder: Path, nbytes: int) -> None:
+        super().__init__(folder, nbytes)
+        tensorflow: Any = importlib.import_module("tensorflow")
+        state = {str(i): tensorflow.Variable(array) for i, array in enumerate(self.arrays)}
+        self.arrays = []
+        self.state, self.checkpoint = state, Checkpoint(state=state)
+        self.other = tensorflow.train.Checkpoint(**state)
+        options = tensorflow.train.CheckpointOptions
+        self.in_background = options(experimental_enable_async_checkpoint=True)
+
+    def change(self) -> None:
+        for variable in self.state.values():
+            variable.assign_add(variable)
+
+    def with_a_step(
+        self, save: Callable[[], Any], finish: Callable[[Any], object], *, sync: bool
+    ) -> Times:
+        """The times of a save in the background, and of what it costs the step after it."""
+        began = time.perf_counter()
+        self.change()
+        step = time.perf_counter() - began
+
+        def action() -> Any:
+            result = save()
+            self.change()
+            return result
+
+        def finished(result: Any) -> None:
+            finish(result)
+            if sync:
+                measuring.sync_all(self.path)
+
+        blocked, durable = timed(action, finished)
+        return blocked - step, durable - step
+
+    def milepost_background(self) -> Times:
+        save = self.checkpoint.save
+        return self.with_a_step(
+            lambda: save(self.store, background=True), lambda save: save.wait(), sync=False
+        )
+
+    def tf_train(self) -> Times:
+        self.change()
+        return timed(
+            lambda: self.other.write(f"{self.path}/checkpoint"),
+            lambda _: measuring.sync_all(self.path),
+        )
+
+    def tf_train_async(self) -> Times:
+        return self.with_a_step(
+            lambda: self.other.write(f"{self.path}/checkpoint", self.in_background),
+            lambda _: self.other.sync(),
+            sync=True,
+        )
+
+
+CONTESTS: dict[str, type[Contest]] = {"torch": Torch, "jax": Jax, "tensorflow": TensorFlow}
 
 
 def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
