@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from milepost import decoding, digest, dtypes, reading
-from milepost.buffers import ALIGNMENT, BLOCK, aligned
+from milepost.buffers import NewArrays, new_array
 from milepost.chunk import Chunk
 from milepost.dtypes import Array
 from milepost.errors import LeafNotFoundError, MilepostError
@@ -39,10 +38,6 @@ from milepost.source import ByteSource, Look, fill_exactly
 from milepost.state import LeafSpec, ObjectInfo, Plain
 
 _THREADS = 2
-# What each small array keeps alive of its neighbours.
-_BLOCK_BYTES = 1 << 18
-_SMALL_BYTES = 1 << 14
-_NO_MEMORY: Array = np.empty(0, np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +178,7 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
             record.value if isinstance(record, PlainRecord) else None for record in records
         ]
         foreign, targets = [], []
-        memory = _Memory()
+        memory = NewArrays()
         for index, record in enumerate(records):
             if isinstance(record, ForeignArray):
                 foreign.append(index)
@@ -264,7 +259,7 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
         if isinstance(record, ForeignArray):
             return record.read(box)
         at = record.chunks[0].position if record.chunks else 0
-        result = _new_array(record.dtype, [max(0, stop - start) for start, stop in box], at)
+        result = new_array(record.dtype, [max(0, stop - start) for start, stop in box], at)
         self._fill([(name, record, box, result)], look=True)
         return result
 
@@ -362,35 +357,6 @@ def _whole(record: ArrayRecord) -> Box:
 
 def _is_one_chunk(record: ArrayRecord, box: Array) -> bool:
     return len(record.chunks) == 1 and record.chunks[0].shape == box.shape
-
-
-def _new_array(dtype: str, shape: Sequence[int], at: int = 0) -> Array:
-    """Memory for an array that may be read past the page cache, from `at` in a file."""
-    kind = dtypes.numpy_dtype(dtype)
-    nbytes = math.prod(shape) * kind.itemsize
-    if nbytes < _SMALL_BYTES or at % ALIGNMENT:
-        return aligned(nbytes).view(kind).reshape(shape)
-    start = at % BLOCK
-    return aligned(start + nbytes, BLOCK)[start:].view(kind).reshape(shape)
-
-
-class _Memory:
-    """Memory for many new arrays, of which small ones lie together."""
-
-    def __init__(self) -> None:
-        self._block, self._used = _NO_MEMORY, 0
-
-    def array(self, dtype: str, shape: Sequence[int]) -> Array:
-        """An array that is aligned, and not filled."""
-        kind = dtypes.numpy_dtype(dtype)
-        nbytes = math.prod(shape) * kind.itemsize
-        if nbytes >= _SMALL_BYTES:
-            return _new_array(dtype, shape)
-        start = self._used
-        if start + nbytes > len(self._block):
-            self._block, start = aligned(_BLOCK_BYTES), 0
-        self._used = start + nbytes + -nbytes % ALIGNMENT
-        return np.ndarray(shape, kind, self._block, start)
 
 
 def _no_such_leaf(snapshot: str, name: str, names: list[str]) -> str:
