@@ -13,8 +13,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 KERAS_TESTS := tests/keras
-# Two test files at a time; the tests of one file stay in one process.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two test files at a time; the tests of one file stay in one process. Long files come first, see
+# tests/conftest.py, not those of many tests.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 # As an installation does, but not one that is editable; every process would do it again where
 # PYTHONDONTWRITEBYTECODE is set.
 COMPILE := $(BIN)/python -m compileall -q src tests benchmarks

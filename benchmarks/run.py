@@ -36,7 +36,7 @@ SMALL = {
 FULL = {
     "saving": "--rounds 5",
     "speed": "--rounds 3 --megabytes 400",
-    "training": "--rounds 4",
+    "training": "--rounds 6",
     "leaves": "--rounds 2",
     "growth": "--rounds 7",
     "compaction": "--rounds 3",

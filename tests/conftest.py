@@ -17,6 +17,26 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+# These take half a minute or more each.
+LONG = (
+    "resume/",
+    "test_docs.py",
+    "test_article.py",
+    "coverage/test_coverage.py",
+    "keras/test_callback.py",
+    "keras/test_checkpoint.py",
+    "keras/test_foreign_model.py",
+    "cli/test_demo.py",
+    "cli/test_verify.py",
+    "prediction/test_load_program.py",
+    "test_instructions.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that no process is left alone with one at the end."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: not item.path.relative_to(here).as_posix().startswith(LONG))
 
 
 @pytest.fixture(autouse=True)

@@ -31,13 +31,15 @@ RUNS = (
 
 def main(folder: str, benign: str) -> None:
     import milepost
+    from milepost.testing.watch import importing
 
     seen: list[str] = []
     milepost.load_model(benign)  # what is imported by the first is not the attacks' doing
 
     def hook(event: str, arguments: tuple) -> None:
         if event.startswith(RUNS):
-            seen.append(event)
+            if event != "marshal.loads" or not importing():  # of a module: see `_harmless`
+                seen.append(event)
         elif event == "open" and not _harmless(str(arguments[0]), folder):
             seen.append(f"open {arguments[0]}")
 

@@ -63,7 +63,7 @@ class _Watch:
         elif event in _ON_FILES:
             harmless = self._may_use(arguments[0])
         elif event.startswith(_CALLS):
-            harmless = event in _IMPORTS_USE and _importing()
+            harmless = event in _IMPORTS_USE and importing()
         else:
             return
         if not harmless:
@@ -82,7 +82,8 @@ class _Watch:
         )
 
 
-def _importing() -> bool:
+def importing() -> bool:
+    """Whether what happens now happens for an import."""
     return any(
         frame.f_code.co_filename.startswith("<frozen importlib")
         for frame, _ in traceback.walk_stack(None)
