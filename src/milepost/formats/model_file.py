@@ -203,8 +203,9 @@ def _decode_leaf(
             raise DamagedError(f"the tensor of leaf {name!r} is missing")
         if (entry.code, entry.shape) != dtypes.container_type(decoded.dtype, decoded.shape):
             raise DamagedError(f"leaf {name!r} should be {decoded.spec}, its tensor is not")
-        chunks = tuple(replace(chunk, file=number) for chunk in decoded.chunks)
-        decoded = ArrayRecord(decoded.dtype, decoded.shape, chunks)
+        if number:  # of the first file, they say so already
+            chunks = tuple(replace(chunk, file=number) for chunk in decoded.chunks)
+            decoded = ArrayRecord(decoded.dtype, decoded.shape, chunks)
     return decoded
 
 

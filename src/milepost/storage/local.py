@@ -20,7 +20,7 @@ from milepost.storage.filesystem import UNSUPPORTED, FileSystem, Handle, Operati
 
 _PARTIAL = "partial"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_LOOK_BYTES = 64 << 20  # who reads more of a file is not alone in reading it, or reads it again
+_LOOK_BYTES = 64 << 20  # who reads more of a file may read all of it, and others, too
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
