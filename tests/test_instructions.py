@@ -28,7 +28,7 @@ import milepost
 
 # Instructions for a leaf of 64 bytes, by the kind of processor and Python.
 BUDGETS = {
-    ("x86_64", "3.11"): {"save": 196_500, "restore": 187_500},
+    ("x86_64", "3.11"): {"save": 190_700, "restore": 187_500},
 }
 # What other versions of a library or of a processor may add, and less than a loop would.
 TOLERANCE = 1.03

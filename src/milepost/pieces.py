@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -179,12 +180,18 @@ def cut_array(name: str, array: ArrayLike) -> DigestedArray:
     A blank digest is as long as a real one.
     """
     dtype, shape = dtypes.dtype_name(array.dtype), tuple(array.shape)
-    itemsize, start, pieces = dtypes.numpy_dtype(dtype).itemsize, 0, []
-    for offset, box in chunk_boxes(shape, itemsize, CHUNK_BYTES):
+    nbytes, pieces = _cut(shape, dtypes.numpy_dtype(dtype).itemsize, CHUNK_BYTES)
+    return DigestedArray(name, array, dtype, shape, nbytes, pieces)
+
+
+@functools.lru_cache(256)  # a model's arrays have few shapes, and are cut at every save
+def _cut(shape: Shape, itemsize: int, most: int) -> tuple[int, tuple[Piece, ...]]:
+    start, pieces = 0, []
+    for offset, box in chunk_boxes(shape, itemsize, most):
         nbytes = math.prod(box) * itemsize
         pieces.append(Piece(offset, box, start, nbytes, _BLANK_DIGEST, _BLANK_CHECKSUM))
         start += nbytes
-    return DigestedArray(name, array, dtype, shape, start, tuple(pieces))
+    return start, tuple(pieces)
 
 
 def layout_order(array: DigestedArray) -> tuple[bool, int]:
