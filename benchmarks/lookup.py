@@ -85,7 +85,7 @@ def contestants(folder: str, model: Any) -> dict[str, Callable[[str], float]]:
 
 
 def main() -> None:
-    options = measuring.parser(__doc__, rounds=9, megabytes=4000).parse_args()
+    options = measuring.parser(__doc__, rounds=15, megabytes=4000).parse_args()
     layers = max(1, round(options.megabytes * 1e6 / WIDTH**2 / 4))
     samples: Samples = {name: {"seconds": []} for name in ROWS}
     chance = random.Random(options.seed)
