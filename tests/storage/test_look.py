@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import sys
@@ -111,6 +112,23 @@ def test_what_cannot_go_past_it_is_left_to_others(path, offset, nbytes, shift):
 def test_a_file_that_ends_early_is_left_to_others(path):
     with open(path, "rb") as file:
         assert look(file.fileno(), 0, room(0, SIZE + BLOCK)) is None
+
+
+def test_a_filesystem_that_cannot_reads_through_the_cache(path, monkeypatch):
+    really, asked = os.open, []
+
+    def refused(name, flags, *more, **options):
+        if flags & os.O_DIRECT:
+            asked.append(name)
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), name)
+        return really(name, flags, *more, **options)
+
+    monkeypatch.setattr(os, "open", refused)
+    file, buffer = open_file(str(path)), room(0, SIZE)
+    assert file.look_into(0, buffer) == SIZE
+    assert buffer == DATA
+    assert first_look(path, lambda: file.look_into(0, buffer), lambda _: asked) == SIZE
+    assert asked
 
 
 def test_who_reads_on_reads_through_the_cache(path, monkeypatch):
