@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from milepost.errors import DamagedError
 
@@ -23,14 +23,6 @@ class ByteSource(Protocol):
         """Fill `buffer` from `offset` on; returns how many bytes there were."""
 
     def close(self) -> None: ...
-
-
-@runtime_checkable
-class Lookable(ByteSource, Protocol):
-    """A source with a faster way for who reads a little of it, and leaves nothing for others."""
-
-    def look_into(self, offset: int, buffer: memoryview) -> int:
-        """As `read_into`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +47,10 @@ class Look:
 
 
 def look_into(source: ByteSource, offset: int, buffer: memoryview) -> int:
-    """As its `read_into`, for who reads a little of it."""
-    if isinstance(source, Lookable):
-        return source.look_into(offset, buffer)
-    return source.read_into(offset, buffer)
+    """As its `read_into`, for who reads a little of it: by its own `look_into`, if it has one."""
+    read = getattr(source, "look_into", source.read_into)
+    found: int = read(offset, buffer)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

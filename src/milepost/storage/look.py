@@ -26,7 +26,7 @@ if sys.platform == "linux":
         """
         head = -offset % BLOCK
         whole = (len(buffer) - head) // BLOCK * BLOCK
-        if (address(buffer) - offset) % BLOCK or whole < LEAST_BYTES:
+        if whole < LEAST_BYTES or (address(buffer) - offset) % BLOCK:
             return None
         try:
             if _is_cached(handle, offset + len(buffer) // 2):
