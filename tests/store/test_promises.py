@@ -89,5 +89,5 @@ TestStore.settings = settings(max_examples=60, stateful_step_count=20, deadline=
 
 
 class TestStoreLong(StoreMachine.TestCase):
-    pytestmark = pytest.mark.slow
+    pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
     settings = settings(max_examples=2000, stateful_step_count=40, deadline=None)
