@@ -11,8 +11,8 @@ the next one's turn.
 
 Two times are taken: until the loop may go on, and until the save is durable, which for tools
 that do not sync is after `fsync` of all that they wrote. TensorFlow's own asynchronous save lets
-the next step wait for it: so there the first time has what the step after the save, which changes
-every number, takes longer than the one before.
+the next step wait for it: so of its variables, saved in the background by whomever, the first time
+has also what the step after the save, which changes every number, takes longer than the one before.
 """
 
 from __future__ import annotations
@@ -253,9 +253,7 @@ class TensorFlow(Contest):
         for variable in self.state.values():
             variable.assign_add(variable)
 
-    def with_a_step(
-        self, save: Callable[[], Any], finish: Callable[[Any], object], *, sync: bool
-    ) -> Times:
+    def with_a_step(self, save: Callable[[], Any], finish: Callable[[Any], object]) -> Times:
         """The times of a save in the background, and of what it costs the step after it."""
         began = time.perf_counter()
         self.change()
@@ -266,19 +264,12 @@ class TensorFlow(Contest):
             self.change()
             return result
 
-        def finished(result: Any) -> None:
-            finish(result)
-            if sync:
-                measuring.sync_all(self.path)
-
-        blocked, durable = timed(action, finished)
+        blocked, durable = timed(action, finish)
         return blocked - step, durable - step
 
     def milepost_background(self) -> Times:
         save = self.checkpoint.save
-        return self.with_a_step(
-            lambda: save(self.store, background=True), lambda save: save.wait(), sync=False
-        )
+        return self.with_a_step(lambda: save(self.store, background=True), lambda save: save.wait())
 
     def tf_train(self) -> Times:
         self.change()
@@ -288,10 +279,12 @@ class TensorFlow(Contest):
         )
 
     def tf_train_async(self) -> Times:
+        def finish(_: Any) -> None:
+            self.other.sync()
+            measuring.sync_all(self.path)
+
         return self.with_a_step(
-            lambda: self.other.write(f"{self.path}/checkpoint", self.in_background),
-            lambda _: self.other.sync(),
-            sync=True,
+            lambda: self.other.write(f"{self.path}/checkpoint", self.in_background), finish
         )
 
 

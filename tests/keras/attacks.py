@@ -37,9 +37,10 @@ def main(folder: str, benign: str) -> None:
     milepost.load_model(benign)  # what is imported by the first is not the attacks' doing
 
     def hook(event: str, arguments: tuple) -> None:
+        if event == "marshal.loads" and importing():
+            return  # a module's own code: see `_harmless`
         if event.startswith(RUNS):
-            if event != "marshal.loads" or not importing():  # of a module: see `_harmless`
-                seen.append(event)
+            seen.append(event)
         elif event == "open" and not _harmless(str(arguments[0]), folder):
             seen.append(f"open {arguments[0]}")
 

@@ -251,8 +251,8 @@ class PowerLossDisk:
         buffer[: len(part)] = part
         return len(part)
 
-    def look_into(self, handle: Handle, offset: int, buffer: memoryview) -> tuple[int, bool]:
-        return self.read_into(handle, offset, buffer), False
+    def look_into(self, handle: Handle, offset: int, buffer: memoryview) -> int | None:
+        return None
 
     def size(self, handle: Handle) -> int:
         return len(self._open[handle].data)

@@ -81,8 +81,8 @@ class FileSystem(Protocol):
         """
 
     def read_into(self, handle: Handle, offset: int, buffer: memoryview) -> int: ...
-    def look_into(self, handle: Handle, offset: int, buffer: memoryview) -> tuple[int, bool]:
-        """As `read_into`, maybe past the page cache; and whether it was."""
+    def look_into(self, handle: Handle, offset: int, buffer: memoryview) -> int | None:
+        """As `read_into`, past the page cache; None if it is to be read as any."""
 
     def size(self, handle: Handle) -> int: ...
     def sync(self, handle: Handle) -> None: ...
@@ -165,11 +165,8 @@ class OperatingSystem:
             done += count
         return done
 
-    def look_into(self, handle: Handle, offset: int, buffer: memoryview) -> tuple[int, bool]:
-        found = look(handle, offset, buffer)
-        if found is None:
-            return self.read_into(handle, offset, buffer), False
-        return found, True
+    def look_into(self, handle: Handle, offset: int, buffer: memoryview) -> int | None:
+        return look(handle, offset, buffer)
 
     def size(self, handle: Handle) -> int:
         return os.fstat(handle).st_size

@@ -244,15 +244,12 @@ class FileSource:
             return self._fs.read_into(self._handle, offset, buffer)
 
     def look_into(self, offset: int, buffer: memoryview) -> int:
-        if self._looked >= _LOOK_BYTES:
-            return self.read_into(offset, buffer)
-        if not self._close.alive:
-            raise ValueError(f"{self._name} is closed")
-        with translated(self._name, "read"):
-            found, past_cache = self._fs.look_into(self._handle, offset, buffer)
-        if past_cache:
-            self._looked += found
-        return found
+        if self._looked < _LOOK_BYTES and self._close.alive:
+            found = self._fs.look_into(self._handle, offset, buffer)
+            if found is not None:
+                self._looked += found
+                return found
+        return self.read_into(offset, buffer)
 
     def close(self) -> None:
         self._close()
