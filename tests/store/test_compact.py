@@ -12,6 +12,7 @@ import safetensors.numpy
 
 import milepost
 from milepost import errors
+from milepost.state import State
 from milepost.storage.local import LocalStorage
 from milepost.storage.memory import MemoryStorage
 from milepost.store import Compaction, Store, Writer, compact_store, prune, verify_store
@@ -124,6 +125,23 @@ def test_a_base_has_neighbours_on_both_sides(tmp_path: Path):
     behind = [step for step, (_, base) in order.items() if base and owner[base] < step]
     assert ahead
     assert behind
+
+
+@pytest.mark.parametrize(("drift", "found"), [(0.2, "planes"), (1e-4, "differences")])
+def test_differences_are_taken_where_they_save_enough(tmp_path: Path, drift: float, found: str):
+    writer = Writer(Store.open_or_create(LocalStorage(tmp_path)))
+    for step in (1, 2, 3):
+        writer.save(State({"weights": drifting(step, drift)}), step)
+    Compaction(writer.store).run()
+    assert encodings(writer.store, 1, "weights") == ["planes"]
+    assert encodings(writer.store, 2, "weights") == [found]
+    for step in (1, 2, 3):
+        assert np.array_equal(writer.store[step]["weights"], drifting(step, drift))
+
+
+def drifting(step: int, drift: float) -> np.ndarray:
+    start, direction = np.random.default_rng(0).standard_normal((2, 40_000)).astype(np.float32)
+    return start + direction * np.float32(drift * step)
 
 
 def test_what_any_safetensors_reader_finds(tmp_path: Path):

@@ -1,7 +1,7 @@
 """Chunks of a step on their way to being encoded, by several threads.
 
 What a chunk is encoded against is decided here: the base of its group, if the differences to
-that cost less than the group has cost so far; else a new base some steps ahead, or itself.
+that gain enough (see `groups`); else a new base some steps ahead, or itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 from milepost import dtypes
 from milepost.chunk import Chunk, Shape
 from milepost.container import ALIGNMENT
-from milepost.store.groups import Group
+from milepost.store.groups import LEAST_GAIN, Group
 from milepost.store.recode import Encoded, Recoder
 from milepost.store.recoded import Packs
 from milepost.workers import Workers
@@ -103,13 +103,13 @@ def _best(job: Job, packs: Packs, recoder: Recoder) -> Found:
     with packs.raw(leaf, job.chunk) as raw:
         if group is not None and not group.wait:
             with packs.raw(leaf, group.base) as base:
-                own = recoder.differences(raw, width, (group.base, base), group.average)
+                own = recoder.differences(raw, width, (group.base, base), group.most)
             if own is not None:
                 return Found(own)
             refused = True
         if job.ahead is not None:
             with packs.raw(leaf, job.ahead) as other:
-                most = recoder.share_alone(raw, width)
+                most = recoder.share_alone(raw, width) - LEAST_GAIN
                 own = recoder.differences(raw, width, (job.ahead, other), most)
                 if own is not None:
                     return Found(own, (job.ahead, recoder.alone(other, width)), refused)
