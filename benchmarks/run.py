@@ -38,7 +38,7 @@ FULL = {
     "speed": "--rounds 3 --megabytes 400",
     "training": "--rounds 6",
     "leaves": "--rounds 2",
-    "growth": "--rounds 7",
+    "growth": "--rounds 31",
     "compaction": "--rounds 3",
     "crash": "--rounds 4",
 }
