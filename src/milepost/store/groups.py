@@ -17,8 +17,8 @@ from milepost.chunk import Chunk
 
 # No base is looked for farther ahead.
 MOST_AHEAD = 8
-# Differences have to save so much of a chunk's raw size beside it encoded by itself. Of a model that
-# is trained from scratch this costs a hundredth of its size, and spares a third of the time to read it.
+# Differences have to save so much of a chunk's raw size beside it encoded by itself. Of a model
+# trained from scratch this costs a hundredth of the size, and spares a third of the time to read.
 LEAST_GAIN = 0.05
 # Where the differences to a neighbour gain nothing, they are tried again after so many steps.
 _PATIENCE = 4
