@@ -5,9 +5,8 @@
 One run of saves makes the stores: of a state of 4 MB in 20 arrays, of which one small one
 changes between saves; the store is copied when it has 10 checkpoints, 100, 1,000 and 10,000.
 Then every action is measured in every store, in random order, again and again. The first round
-is not counted. What a growing store may cost is the ratio to the smallest, to which every round
-adds three checkpoints, too: many rounds make the ratio sure to a few hundredths, not the noise of
-a millisecond.
+is not counted. What a growing store may cost is the ratio to the smallest. Few rounds would make
+that the noise of a millisecond; but each adds three checkpoints, to the smallest store too.
 """
 
 from __future__ import annotations
