@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from milepost import decoding, digest
 from milepost.buffers import ALIGNMENT, Buffers, address, copy
@@ -17,7 +16,7 @@ from milepost.dtypes import byte_view
 from milepost.errors import DamagedError
 from milepost.light import light
 from milepost.source import ByteSource, Look, fill_exactly
-from milepost.workers import jobs
+from milepost.workers import Workers, jobs
 
 _THREADS = 2  # each copies out of the page cache as fast as a core can
 _MANY = 200  # parts in a job: Python's own work is most of it, and only one thread does that
@@ -57,10 +56,10 @@ def fetch(files: Sequence[ByteSource], parts: Iterable[Part]) -> None:
     # half as fast again as if the threads took turns.
     half = len(found) // 2
     first, second = deque(found[:half]), deque(found[half:])
-    with ThreadPoolExecutor(_THREADS, "milepost-read") as pool:
+    with Workers(_THREADS, "milepost-read") as workers:
         running = [
-            pool.submit(_read_on, files, first, second),
-            pool.submit(_read_on, files, second, first),
+            workers.submit(_read_on, files, first, second),
+            workers.submit(_read_on, files, second, first),
         ]
         try:
             for one in running:

@@ -10,7 +10,6 @@ import contextlib
 import difflib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -36,6 +35,7 @@ from milepost.record import (
 )
 from milepost.source import ByteSource, Look, fill_exactly
 from milepost.state import LeafSpec, ObjectInfo, Plain
+from milepost.workers import Workers
 
 _THREADS = 2
 
@@ -187,13 +187,10 @@ class Snapshot(Mapping[str, "Plain | LazyArray"]):
                 results[index] = array
                 targets.append((names[index], record, None, array))
         self._fill(targets)
-        with ThreadPoolExecutor(_THREADS, "milepost-read") as pool:
-            jobs = [(index, pool.submit(self.read, names[index])) for index in foreign]
-            try:
-                for index, job in jobs:
-                    results[index] = job.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+        with Workers(_THREADS, "milepost-read") as workers:
+            jobs = [(index, workers.submit(self.read, names[index])) for index in foreign]
+            for index, job in jobs:
+                results[index] = job.result()
         return results
 
     def is_checkable(self, name: str) -> bool:

@@ -20,7 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -244,7 +244,10 @@ class Staging:
 
 
 class Transfer(Generic[T]):
-    """A thread that writes what another fills, and its result."""
+    """A thread that writes what another fills, and its result. A context manager.
+
+    If the block fails, or is interrupted, nothing is written any more once it is left.
+    """
 
     def __init__(self, write: Callable[[Staging], T], *, copies_first: bool = False) -> None:
         """`copies_first` leaves all cores to the copying, for as long as there are free slots."""
@@ -252,23 +255,21 @@ class Transfer(Generic[T]):
         self._result: Future[T] = Future()
         self._filler: int | None = threading.get_ident()
         self._later: Callable[[], None] | None = None
+        self._copies_first = copies_first
+        self._has_begun = False
         # No daemon: the interpreter waits for it before it exits.
         # It is given what to write, and lets go of it: the result may be kept for long.
-        arguments = (write, copies_first)
-        self._thread = threading.Thread(target=self._run, args=arguments, name="milepost-save")
-        if not copies_first:
-            self._begin()
+        self._thread = threading.Thread(target=self._run, args=(write,), name="milepost-save")
 
     def _begin(self) -> None:
         if not self._has_begun:
+            self._has_begun = True
             self._thread.start()
 
-    @property
-    def _has_begun(self) -> bool:
-        return self._thread.ident is not None
-
-    def _run(self, write: Callable[[Staging], T], waits: bool) -> None:
-        if waits:
+    def _run(self, write: Callable[[Staging], T]) -> None:
+        if not self._result.set_running_or_notify_cancel():
+            return
+        if self._copies_first:
             time.sleep(_HEAD_START)
         later, self._later = self._later, None
         if later is not None:
@@ -282,9 +283,11 @@ class Transfer(Generic[T]):
     def fill(self, candidates: Iterable[Candidate], slots: Slots) -> None:
         """Copy pieces of arrays; if that fails, nothing is written."""
         try:
+            if not self._copies_first:
+                self._begin()
             self._staging.fill(candidates, slots)
         except BaseException as error:
-            self._end(error)
+            self.abandon(error)
             raise
 
     def fill_later(self, candidates: Sequence[Candidate], slots: Slots) -> None:
@@ -307,11 +310,8 @@ class Transfer(Generic[T]):
 
     def end(self) -> None:
         """Nothing more is to be copied."""
-        self._end(None)
-
-    def _end(self, error: BaseException | None) -> None:
         self._filler = None
-        self._staging.end(error)
+        self._staging.end()
 
     @property
     def done(self) -> bool:
@@ -320,8 +320,8 @@ class Transfer(Generic[T]):
 
     @property
     def failed(self) -> bool:
-        """Whether it has ended with an error."""
-        return self._result.done() and self._result.exception() is not None
+        """Whether it has ended without a result."""
+        return self.done and (self._result.cancelled() or self._result.exception() is not None)
 
     @property
     def is_filled_here(self) -> bool:
@@ -334,7 +334,10 @@ class Transfer(Generic[T]):
 
     def settle(self) -> None:
         """Wait until it has ended, however."""
-        if self._has_begun:
+        # First for the result: whoever was interrupted in a `join` finds the next one return at
+        # once, whatever the thread still does (Python before 3.13).
+        with contextlib.suppress(CancelledError):
+            self._result.exception()
             self._thread.join()
 
     def __enter__(self) -> Self:
@@ -346,11 +349,16 @@ class Transfer(Generic[T]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """If the block fails, or is interrupted, nothing more is written."""
-        if error is not None and not self._result.done():
+        if error is not None:
+            self.abandon(error)
+
+    def abandon(self, error: BaseException) -> None:
+        """Write nothing more, because of this error, and wait until that is so."""
+        self._filler = None
+        if not self._result.cancel():  # it has begun
             self._staging.end(error)
             self._staging.stop()
-        self.settle()
+            self.settle()
 
 
 def _digest_copy(batch: Batch) -> None:

@@ -11,28 +11,37 @@ import os
 import queue
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import ParamSpec, Self, TypeAlias, TypeVar
 
 JOB_BYTES = 1 << 22  # of less than so much, handing it to a thread costs more than it saves
 P = ParamSpec("P")
 T = TypeVar("T")
-_Job = Callable[[], None]
+# Jobs, and what stands for their end.
+_Queue: TypeAlias = queue.SimpleQueue[Callable[[], object]]
 
 
 class Workers:
     """Threads, as many as there are jobs for, up to a limit. A context manager.
 
-    All jobs are done at the end of the block.
+    All jobs are done at the end of the block. If it fails, or is interrupted (by Ctrl-C, or by
+    another signal whose handler raises), those that are not begun are cancelled, and no job
+    goes on once the block is left.
     """
 
     def __init__(self, most: int, name: str) -> None:
         self._most, self._name = most, name
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: _Queue = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._turns: list[threading.Lock] = []  # each is held by a thread for as long as it works
         self._cancelled = False
+        # Also put among the jobs when nobody has these workers any more: an interrupt may come
+        # as the block begins or ends. `__del__` would be another place for one to come, and Python
+        # would drop it there.
+        self._end = weakref.ref(self, self._jobs.put)
 
     def __enter__(self) -> Self:
         return self
@@ -43,10 +52,16 @@ class Workers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for _ in self._threads:
-            self._jobs.put(None)
-        for thread in self._threads:
-            thread.join()
+        try:
+            self._jobs.put(self._end)
+            if error is None:
+                for thread in self._threads:
+                    thread.join()
+                return
+        except BaseException:
+            self._abandon()
+            raise
+        self._abandon()
 
     def submit(
         self, function: Callable[P, T], /, *arguments: P.args, **options: P.kwargs
@@ -65,18 +80,45 @@ class Workers:
 
         self._jobs.put(job)
         if len(self._threads) < self._most:
-            self._threads.append(threading.Thread(target=self._work, name=self._name))
-            self._threads[-1].start()
+            self._start()
         return future
 
     def cancel(self) -> None:
         """Do no job that is not begun."""
         self._cancelled = True
 
-    def _work(self) -> None:
-        job: Any
-        while (job := self._jobs.get()) is not None:
+    def _start(self) -> None:
+        turn = threading.Lock()
+        self._turns.append(turn)
+        arguments = (self._jobs, self._end, turn)
+        thread = threading.Thread(target=_work, args=arguments, name=self._name)
+        thread.start()
+        self._threads.append(thread)
+
+    def _abandon(self) -> None:
+        """Cancel what is not begun, and wait for what is.
+
+        Not for the threads: one whose start was interrupted may begin later, to find nothing to
+        do, and an interrupted `join` makes the next one return at once (Python before 3.13).
+        """
+        self._cancelled = True
+        with contextlib.suppress(queue.Empty):
+            while True:
+                job = self._jobs.get_nowait()
+                if job is not self._end:
+                    job()
+        self._jobs.put(self._end)
+        for turn in self._turns:
+            with turn:
+                pass
+
+
+def _work(jobs: _Queue, end: object, turn: threading.Lock) -> None:
+    with turn:
+        while (job := jobs.get()) is not end:
             job()
+            del job
+    jobs.put(job)  # for the others
 
 
 class Countdown:

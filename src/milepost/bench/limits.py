@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy as np
 from milepost.buffers import ALIGNMENT, BLOCK, aligned
 from milepost.dtypes import Array, byte_view
 from milepost.storage.filesystem import OperatingSystem
+from milepost.workers import Workers
 
 THREADS = 2  # more do not make a disk or a memory faster
 PIECE_BYTES = 16 << 20
@@ -191,5 +191,7 @@ def _in_threads(function: Callable[[T], object], items: Iterable[T], threads: in
         for item in items:
             function(item)
         return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(function, items))
+    with Workers(threads, "milepost-limit") as workers:
+        jobs = [workers.submit(function, item) for item in items]
+        for job in jobs:
+            job.result()

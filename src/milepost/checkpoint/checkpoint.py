@@ -181,9 +181,13 @@ class Checkpoint:
 
         Raises what it failed with, as `save`, unless that was raised before.
         """
-        before, self._background = self._background, None
-        if before is not None:
-            before.raise_if_failed()
+        if self._background is not None:
+            self._background.settle()  # who is interrupted here can wait again
+            before, self._background = self._background, None
+            if before is not None:
+                before.raise_if_failed()
+        for writer in self._writers.values():
+            writer.settle()  # a save that was interrupted before anybody knew that it goes on
 
     def restore(
         self,
@@ -218,7 +222,7 @@ class Checkpoint:
         self.wait()
         with collector.paused(), self._open(path, step) as snapshot:
             restore = self._restore(snapshot, strict, rename, only)
-            self._objects.update(restore.run())
+            restore.run(take=self._objects.update)
             if isinstance(snapshot, CheckpointSnapshot):
                 self._writer(path).index(snapshot.manifest)
         return restore.plan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -71,10 +71,14 @@ class Restore:
             if prepare is not None and name in infos:
                 prepare(value, name, infos[name].config, names, self._objects)
 
-    def run(self, *, fresh: bool = False) -> dict[str, Any]:
+    def run(
+        self, *, fresh: bool = False, take: Callable[[dict[str, Any]], object] = lambda _: None
+    ) -> dict[str, Any]:
         """Do what the plan says; returns the objects, anew where they cannot be changed.
 
-        `fresh` says that the objects were made for this, and are thrown away if it fails.
+        `fresh` says that the objects were made for this, and are thrown away if it fails. If not,
+        an interrupt comes before anything has changed, or after everything has: they are passed to
+        `take` before it is raised.
 
         Raises:
             RestoreRefusedError: the plan is strict and not exact. Nothing was changed.
@@ -86,7 +90,7 @@ class Restore:
         late = late_leaves(self.plan.entries, self._target, self._snapshot)
         if not fresh:
             late.check()
-        return self._apply(self._read(late), late)
+        return self._apply(self._read(late), late, fresh, take)
 
     def _refused(self, how: str = "") -> RestoreRefusedError:
         return RestoreRefusedError(
@@ -124,7 +128,13 @@ class Restore:
             return False
         return Rule.OPAQUE not in rule
 
-    def _apply(self, leaves: dict[str, Plain | Array], late: LateLeaves) -> dict[str, Any]:
+    def _apply(
+        self,
+        leaves: dict[str, Plain | Array],
+        late: LateLeaves,
+        fresh: bool,
+        take: Callable[[dict[str, Any]], object],
+    ) -> dict[str, Any]:
         """Hand out the values, and then, when nothing can fail any more, put them in place.
 
         Only code that is not ours changes its objects at once; if some of it fails, what it
@@ -142,18 +152,28 @@ class Restore:
             late=late,
         )
         restored: dict[str, Any] = {}
+
+        def put() -> None:
+            saved.finish()
+            take(restored)
+
+        is_handed_out = False
         try:
             for name, value in self._objects.items():
                 node = self._infos[name].structure if name in self._infos else None
                 restored[name] = saved.child(name, value, node)
             self._check_all_taken(saved)
+            is_handed_out = True
+            put()
         except BaseException as error:
-            saved.put_back()
-            error.add_note(
-                f"(while restoring {self._snapshot.name}; what had changed was put back)"
-            )
+            if not is_handed_out:
+                saved.put_back()
+                error.add_note(
+                    f"(while restoring {self._snapshot.name}; what had changed was put back)"
+                )
+            elif not isinstance(error, Exception) and not fresh:
+                put()  # interrupted: once more, and to the end, for nobody wants a half
             raise
-        saved.finish()
         return restored
 
     def _check_all_taken(self, saved: Saved) -> None:

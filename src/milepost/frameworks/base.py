@@ -278,7 +278,10 @@ class Saved:
         self._placed.append(Placed(name, change, into))
 
     def later(self, change: Callable[..., object], *arguments: Any) -> None:
-        """Make a change to a live object when all leaves have found their places."""
+        """Make a change to a live object when all leaves have found their places.
+
+        Where it is interrupted, it is made again, from its beginning.
+        """
         self._changes.append(functools.partial(change, *arguments))
 
     def at_once(self, change: Callable[[Any], object], new: Any, before: Any) -> None:
@@ -287,7 +290,7 @@ class Saved:
         change(new)
 
     def finish(self) -> None:
-        """Make the changes that wait."""
+        """Make the changes that wait. If that is interrupted, it can be called once more."""
         if self.late is not None:
             self.late.read(self._placed)
         for change in self._changes:

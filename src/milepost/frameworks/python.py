@@ -137,7 +137,7 @@ def _apply_dict(value: Any, name: str, node: Structure, saved: Saved) -> Any:
         if new is not old:
             saved.later(value.__setitem__, key, new)
         elif text not in nodes and saved.is_gone(child):
-            saved.later(value.__delitem__, key)
+            saved.later(value.pop, key, None)
     for text, (key, child_node) in nodes.items():
         child = join(name, text)
         if text not in here and saved.selects(name) and saved.can_build(child, child_node):

@@ -325,16 +325,17 @@ def create_locked(
     """
     while True:
         partial = os.path.join(folder, f".{base}.{secrets.token_hex(8)}.partial")
-        handle = fs.create(partial)
-        try:
-            with _removed_on_error(fs, partial), contextlib.suppress(FileNotFoundError):
-                alive.enter_context(fs.lock(partial, exclusive=True, wait=True))
-                if fs.exists(partial):
-                    return partial, handle
-        except BaseException:
+        with _removed_on_error(fs, partial):
+            handle = fs.create(partial)
+            try:
+                with contextlib.suppress(FileNotFoundError):
+                    alive.enter_context(fs.lock(partial, exclusive=True, wait=True))
+                    if fs.exists(partial):
+                        return partial, handle
+            except BaseException:
+                fs.close(handle)
+                raise
             fs.close(handle)
-            raise
-        fs.close(handle)
 
 
 def remove_dead(fs: FileSystem, folder: str, base: str) -> None:

@@ -15,7 +15,7 @@ import dataclasses
 import datetime
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,11 +100,12 @@ class Writer:
             StorageError: the storage refused; nothing of this step is visible.
         """
         draft = _drafted(state, step, metrics, metadata)
-        with self._turn:
-            save = self._begin(state, draft, overwrite=overwrite, live=True)
-            with save.transfer as transfer:
-                save.data.fill(transfer, self._few)
-                return transfer.result()
+        with (
+            self._turn,
+            self._begun(state, draft, overwrite=overwrite, live=True) as (data, transfer),
+        ):
+            data.fill(transfer, self._few)
+            return transfer.result()
 
     def start(
         self,
@@ -127,11 +128,19 @@ class Writer:
         with self._turn:
             if self._many.most != most:
                 self._many = Slots(most)
-            save = self._begin(state, draft, overwrite=overwrite, live=False, after=after)
-            save.data.fill(save.transfer, self._many, self._few)
-            return save.transfer
+            begun = self._begun(state, draft, overwrite=overwrite, live=False, after=after)
+            with begun as (data, transfer):
+                data.fill(transfer, self._many, self._few)
+                return transfer
 
-    def _begin(
+    def settle(self) -> None:
+        """Wait for the save that is under way, unless it is this thread that it waits for."""
+        running = self._running
+        if running is not None and not running.is_filled_here:
+            running.settle()
+
+    @contextlib.contextmanager
+    def _begun(
         self,
         state: State,
         draft: Manifest,
@@ -139,35 +148,36 @@ class Writer:
         overwrite: bool,
         live: bool,
         after: Callable[[SaveReport], None] | None = None,
-    ) -> _Save:
-        """Look at what there is, and let a thread wait for the data."""
+    ) -> Iterator[tuple[LeafData, Transfer[SaveReport]]]:
+        """Look at what there is; the block fills. If it fails, nothing is written."""
         began = time.monotonic()
-        running = self._running
-        if running is not None and not running.is_filled_here:
-            running.settle()
-            if running.failed:  # and kept some of its slots
-                self._few, self._many = Slots(FEW), Slots(self._many.most)
+        self.settle()
+        if self._running is not None and self._running.failed:  # and kept some of its slots
+            self._few, self._many = Slots(FEW), Slots(self._many.most)
         self._clean_once()
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self.store.storage.lock(exclusive=False))
+            # Until the commit: what is not written again may not be removed meanwhile.
+            locked = stack.enter_context(contextlib.ExitStack())
+            locked.enter_context(self.store.storage.lock(exclusive=False))
             if not overwrite and draft.step in self.store:
                 raise self.step_exists(draft.step)
             self._index_known()
             data = LeafData(self.store.storage, self.known, state, background=not live)
-            # Until the commit: what is not written again may not be removed meanwhile.
             save = _Save(
                 self,
                 state,
                 draft,
                 data,
-                stack.pop_all(),
+                locked,
                 began=began,
                 overwrite=overwrite,
                 live=live,
                 after=after,
             )
-        self._running = save.transfer
-        return save
+            with Transfer(save.run, copies_first=not live) as transfer:
+                self._running = transfer
+                yield data, transfer
+            stack.pop_all()  # the thread that writes lets go of the lock
 
     def note(self, step: int) -> None:
         """What this step holds is remembered: its manifest need not be read."""
@@ -215,7 +225,7 @@ class Writer:
 
 
 class _Save:
-    """The second half of a save: the thread that writes, and commits."""
+    """The second half of a save, in a thread: it writes, and commits."""
 
     def __init__(
         self,
@@ -230,14 +240,13 @@ class _Save:
         live: bool,
         after: Callable[[SaveReport], None] | None,
     ) -> None:
-        self.data = data
-        self._writer, self._state, self._draft = writer, state, draft
+        self._writer, self._state, self._draft, self._data = writer, state, draft, data
         self._locked, self._began = locked, began
         self._overwrite, self._live, self._after = overwrite, live, after
-        self.transfer = Transfer(self._run, copies_first=not live)
 
-    def _run(self, staging: Staging) -> SaveReport:
-        store, data, step = self._writer.store, self.data, self._draft.step
+    def run(self, staging: Staging) -> SaveReport:
+        """Commit what comes through `staging`."""
+        store, data, step = self._writer.store, self._data, self._draft.step
         with self._locked:
             data.write(layout.new_pack_name(step), staging, live=self._live)
             try:
@@ -267,14 +276,14 @@ class _Save:
 
     def _completed(self) -> Manifest:
         """The manifest, now that all bytes have their place."""
-        used = self.data.packs
+        used = self._data.packs
         indices = {name: i for i, name in enumerate(used)}
         records: dict[str, Record] = {}
         for name, leaf in self._state.leaves.items():
             if is_plain(leaf):
                 records[name] = PlainRecord(leaf)
             else:
-                records[name] = placed(self.data.arrays[name], self.data.places, indices)
+                records[name] = placed(self._data.arrays[name], self._data.places, indices)
         return dataclasses.replace(self._draft, packs=tuple(used.values()), records=records)
 
     def _commit(self, final: Manifest) -> tuple[str | None, str | None]:

@@ -1,0 +1,71 @@
+"""Ctrl-C at every moment: `KeyboardInterrupt` wherever Python may raise it in milepost's code.
+
+A signal's handler runs in the main thread between two bytecodes, and not between any two: only
+after a call, on entering a function, and where a loop jumps back (`eval_breaker` in CPython's
+`ceval.c`). So a `with` block is never left without its `__exit__` being called.
+"""
+
+from __future__ import annotations
+
+import dis
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import milepost
+
+_ROOT = str(Path(milepost.__file__).parent)
+_HANDLED_AFTER = {
+    number
+    for name, number in dis.opmap.items()
+    if name.startswith("CALL") or name == "RESUME" or "JUMP_BACKWARD" in name
+}
+
+
+class Interrupt:
+    """Interrupts an action at the moment number `at`, or counts how many there are."""
+
+    def __init__(self, at: int | None = None) -> None:
+        self.moments = 0
+        self.where = ""
+        self._at = at
+        self._codes: dict[CodeType, bytes] = {}
+
+    def during(self, action: Callable[[], object]) -> bool:
+        """Whether the action was interrupted. Whatever else it raises is raised."""
+        before = sys.gettrace()
+        sys.settrace(self._entered)
+        try:
+            action()
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(before)
+        return False
+
+    def _entered(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(_ROOT):
+            return None
+        code = self._codes.setdefault(frame.f_code, frame.f_code.co_code)
+        last = -1
+
+        def seen(frame: FrameType, event: str, argument: Any) -> Any:
+            nonlocal last
+            if event == "opcode":
+                if last >= 0 and code[last] in _HANDLED_AFTER:
+                    self._moment(frame)
+                last = frame.f_lasti
+            return seen
+
+        frame.f_trace_lines, frame.f_trace_opcodes = False, True
+        return seen
+
+    def _moment(self, frame: FrameType) -> None:
+        self.moments += 1
+        if self.moments - 1 == self._at:
+            sys.settrace(None)
+            place = Path(frame.f_code.co_filename).relative_to(_ROOT)
+            self.where = f"{place}:{frame.f_lineno} in {frame.f_code.co_qualname}"
+            raise KeyboardInterrupt

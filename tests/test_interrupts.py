@@ -1,0 +1,245 @@
+"""Ctrl-C at any moment of anything: it stops, nothing goes on, nothing is lost, and all goes on.
+
+Whoever works in a notebook interrupts a save or a restore, and then saves again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+
+import milepost
+from milepost import Checkpoint, CheckpointManager, KeepLast
+from milepost.record import CHUNK_BYTES
+from milepost.storage.local import LocalStorage
+from milepost.store import Store, prune
+from tests.interrupts import Interrupt
+
+T = TypeVar("T")
+MANY = 40  # moments of each action; all of them in the sweep
+every_moment = pytest.mark.parametrize(
+    "most", [MANY, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "all"]
+)
+
+
+class Loader:
+    """A data loader of a user's, whose state is changed at once."""
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+
+    def state_dict(self) -> dict[str, int]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.position = state["position"]
+
+
+class Run:
+    """A program's objects, all of which hold one number, and a store."""
+
+    def __init__(self, folder: Path, number: int, size: int = 5000, steps: int = 0) -> None:
+        self.folder = folder
+        self.state: dict[str, Any] = {
+            "array": np.full(size, number, np.float32),
+            "small": np.full(3, number, np.int64),
+            "list": [number, {number}],
+            "log": [number] * number,
+            "number": number,
+        }
+        self.loader = Loader(number)
+        self.checkpoint = Checkpoint(first=Loader(number), state=self.state, loader=self.loader)
+        for step in range(1, steps + 1):
+            self.set(step)
+            self.checkpoint.save(folder)
+
+    def set(self, number: int) -> None:
+        self.state["array"][...] = self.state["small"][...] = number
+        self.state["list"] = [number, {number}]
+        self.state["log"] = [number] * number
+        self.state["number"] = self.loader.position = number
+        self.checkpoint.first.position = number
+
+    def numbers(self) -> set[int]:
+        state = self.state
+        found = {*np.unique(state["array"]).tolist(), *state["small"].tolist(), *state["list"][1]}
+        found |= {state["list"][0], *state["log"], len(state["log"]), state["number"]}
+        return found | {self.loader.position, self.checkpoint.first.position}
+
+    def steps(self) -> list[int]:
+        storage = LocalStorage(self.folder)
+        return [] if Store.is_absent(storage) else Store.open(storage).steps
+
+    def check(self) -> None:
+        """Every step is whole; then one more is saved, and restored by another program."""
+        steps = self.steps()
+        assert not steps or list(milepost.verify(self.folder)) == []
+        for step in steps:
+            other = Run(self.folder, 0, len(self.state["array"]))
+            other.checkpoint.restore(self.folder, step)
+            assert other.numbers() == {step}
+        following = max(steps, default=0) + 1
+        self.set(following)
+        assert self.checkpoint.save(self.folder).step == following
+        other = Run(self.folder, 0, len(self.state["array"]))
+        other.checkpoint.restore(self.folder)
+        assert other.numbers() == {following}
+
+
+def saves(run: Run) -> None:
+    run.checkpoint.save(run.folder)
+
+
+def saves_anew(run: Run) -> None:
+    run.checkpoint.save(run.folder, 3, overwrite=True)
+
+
+def saves_in_the_background(run: Run) -> None:
+    run.checkpoint.save(run.folder, background=True)
+    run.checkpoint.wait()
+
+
+def saves_in_little_memory(run: Run) -> None:
+    run.checkpoint.save(run.folder, background=True, max_memory=1)
+    run.checkpoint.wait()
+
+
+def restores(run: Run) -> None:
+    run.checkpoint.restore(run.folder, 1)
+
+
+def manages(run: Run) -> None:
+    with CheckpointManager(run.checkpoint, run.folder, keep=KeepLast(2), background=True) as saved:
+        saved.save()
+
+
+def compacts(run: Run) -> None:
+    milepost.compact(run.folder)
+
+
+def prunes(run: Run) -> None:
+    prune(Store.open(LocalStorage(run.folder)), lambda store: [2])
+
+
+def verifies(run: Run) -> None:
+    assert list(milepost.verify(run.folder)) == []
+
+
+@every_moment
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize(
+    "action", [saves, saves_in_the_background, manages], ids=lambda action: action.__name__
+)
+def test_a_save(tmp_path: Path, action, steps, most):
+    for run in interrupted(tmp_path, action, most, steps=steps, value=steps + 1):
+        assert run.steps()[-1:] in ([], [steps], [steps + 1])
+        assert run.numbers() == {steps + 1}
+
+
+@every_moment
+@pytest.mark.parametrize(
+    "action", [saves_anew, restores, compacts, prunes, verifies], ids=lambda a: a.__name__
+)
+def test_what_is_done_with_a_store(tmp_path: Path, action, most):
+    for run in interrupted(tmp_path, action, most, steps=3):
+        assert run.numbers() == {3} or (action is restores and run.numbers() == {1})
+
+
+@every_moment
+@pytest.mark.parametrize("action", [saves, saves_in_little_memory], ids=lambda a: a.__name__)
+def test_a_save_of_several_buffers(tmp_path: Path, action, most):
+    size = CHUNK_BYTES  # of four bytes each
+    most = most // 4 if most else 200  # each takes half a second
+    for run in interrupted(tmp_path, action, most, size=size, steps=1, value=2):
+        assert run.numbers() == {2}
+
+
+@every_moment
+def test_a_model(tmp_path: Path, most):
+    import torch
+
+    path = tmp_path / "model.safetensors"
+
+    def make(number: int) -> torch.nn.Module:
+        model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU())
+        with torch.no_grad():
+            model[0].weight.fill_(number)
+        return model
+
+    def loaded() -> float:
+        return float(milepost.load_model(path)[0].weight[0, 0].detach())
+
+    def prepare() -> torch.nn.Module:
+        milepost.save_model(make(1), path)
+        return make(2)
+
+    for _ in moments(prepare, lambda model: milepost.save_model(model, path), most):
+        nothing_goes_on()
+        assert [file.name for file in tmp_path.iterdir()] == [path.name]
+        assert loaded() in (1, 2)
+    for _ in moments(prepare, lambda model: loaded(), most):
+        nothing_goes_on()
+
+
+def test_each_moment_is_one(tmp_path: Path):
+    """What the tests above rely on."""
+    run = Run(tmp_path, 1)
+    interrupt = Interrupt(at=100)
+    assert interrupt.during(lambda: saves(run))
+    assert ".py:" in interrupt.where
+    assert not Interrupt(at=10**9).during(lambda: saves(run))
+
+
+def interrupted(
+    folder: Path, action: Callable[[Run], None], most: int | None, value: int = 3, **made: int
+) -> Iterator[Run]:
+    """A run for each moment, in which the action was interrupted then; checked afterwards."""
+    folders = (folder / str(number) for number in itertools.count())
+
+    def prepare() -> Run:
+        run = Run(next(folders), 0, **made)
+        run.set(value)
+        return run
+
+    for run in moments(prepare, action, most):
+        run.checkpoint.wait()
+        nothing_goes_on()
+        if run.folder.exists():
+            with LocalStorage(run.folder).lock(exclusive=True, wait=False) as is_free:
+                assert is_free
+            assert list((run.folder / "partial").glob("*")) == []
+        yield run
+        run.check()
+        shutil.rmtree(run.folder)
+
+
+def moments(
+    prepare: Callable[[], T], action: Callable[[T], object], most: int | None
+) -> Iterator[T]:
+    """What was prepared for each moment, once the action was interrupted then."""
+    action(prepare())  # what happens only once in a process
+    counting = Interrupt()
+    subject = prepare()
+    assert not counting.during(lambda: action(subject))
+    assert counting.moments > 10
+    for at in range(0, counting.moments, 1 if most is None else counting.moments // most + 1):
+        subject = prepare()
+        interrupt = Interrupt(at)
+        interrupt.during(lambda subject=subject: action(subject))
+        print("interrupted at", interrupt.where)  # shown if something is wrong
+        yield subject
+
+
+def nothing_goes_on() -> None:
+    end = time.monotonic() + 10
+    while names := [t.name for t in threading.enumerate() if t.name.startswith("milepost")]:
+        assert time.monotonic() < end, names
+        time.sleep(0.001)
