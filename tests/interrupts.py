@@ -25,11 +25,10 @@ _HANDLED_AFTER = {
 
 
 class Interrupt:
-    """Interrupts an action at the moment number `at`, or counts how many there are."""
+    """Interrupts an action at the moment number `at`, or only looks where there are moments."""
 
     def __init__(self, at: int | None = None) -> None:
-        self.moments = 0
-        self.where = ""
+        self.moments: list[str] = []
         self._at = at
         self._codes: dict[CodeType, bytes] = {}
 
@@ -63,9 +62,14 @@ class Interrupt:
         return seen
 
     def _moment(self, frame: FrameType) -> None:
-        self.moments += 1
-        if self.moments - 1 == self._at:
+        code = frame.f_code
+        self.moments.append(f"{code.co_filename[len(_ROOT) + 1 :]}:{frame.f_lineno} {code.co_name}")
+        if len(self.moments) - 1 == self._at:
             sys.settrace(None)
-            place = Path(frame.f_code.co_filename).relative_to(_ROOT)
-            self.where = f"{place}:{frame.f_lineno} in {frame.f_code.co_qualname}"
             raise KeyboardInterrupt
+
+    def places(self) -> list[int]:
+        """The moments without those between the first and the last at the same place."""
+        first = {place: at for at, place in reversed([*enumerate(self.moments)])}
+        last = {place: at for at, place in enumerate(self.moments)}
+        return sorted({*first.values(), *last.values()})

@@ -5,7 +5,9 @@ Whoever works in a notebook interrupts a save or a restore, and then saves again
 
 from __future__ import annotations
 
+import gc
 import itertools
+import os
 import shutil
 import threading
 import time
@@ -17,14 +19,16 @@ import numpy as np
 import pytest
 
 import milepost
-from milepost import Checkpoint, CheckpointManager, KeepLast
+from milepost import Checkpoint, CheckpointManager, KeepLast, collector
 from milepost.record import CHUNK_BYTES
 from milepost.storage.local import LocalStorage
 from milepost.store import Store, prune
 from tests.interrupts import Interrupt
 
 T = TypeVar("T")
-MANY = 40  # moments of each action; all of them in the sweep
+MANY = 25  # moments of each action; one at every place, or two, in the sweep
+# Of a file that was about to be closed when the interrupt came.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 every_moment = pytest.mark.parametrize(
     "most", [MANY, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "all"]
 )
@@ -157,7 +161,7 @@ def test_what_is_done_with_a_store(tmp_path: Path, action, most):
 @pytest.mark.parametrize("action", [saves, saves_in_little_memory], ids=lambda a: a.__name__)
 def test_a_save_of_several_buffers(tmp_path: Path, action, most):
     size = CHUNK_BYTES  # of four bytes each
-    most = most // 4 if most else 200  # each takes half a second
+    most = most // 4 if most else 100  # each takes half a second
     for run in interrupted(tmp_path, action, most, size=size, steps=1, value=2):
         assert run.numbers() == {2}
 
@@ -169,7 +173,7 @@ def test_a_model(tmp_path: Path, most):
     path = tmp_path / "model.safetensors"
 
     def make(number: int) -> torch.nn.Module:
-        model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU())
+        model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Dropout())
         with torch.no_grad():
             model[0].weight.fill_(number)
         return model
@@ -177,16 +181,25 @@ def test_a_model(tmp_path: Path, most):
     def loaded() -> float:
         return float(milepost.load_model(path)[0].weight[0, 0].detach())
 
+    def save(model: torch.nn.Module) -> None:
+        milepost.save_model(model, path, example=torch.ones(2, 3))
+
     def prepare() -> torch.nn.Module:
-        milepost.save_model(make(1), path)
+        save(make(1))  # which removes what an interrupt has left beside it
+        assert os.listdir(tmp_path) == [path.name]
+        torch.manual_seed(5)
         return make(2)
 
-    for _ in moments(prepare, lambda model: milepost.save_model(model, path), most):
+    def is_as_before(model: torch.nn.Module) -> bool:
+        return all(part.training for part in model.modules()) and torch.initial_seed() == 5
+
+    for model in moments(prepare, save, most):
         nothing_goes_on()
-        assert [file.name for file in tmp_path.iterdir()] == [path.name]
+        assert is_as_before(model)
         assert loaded() in (1, 2)
-    for _ in moments(prepare, lambda model: loaded(), most):
+    for model in moments(prepare, lambda model: milepost.load_model(path, replay=True), most):
         nothing_goes_on()
+        assert is_as_before(model)
 
 
 def test_each_moment_is_one(tmp_path: Path):
@@ -194,8 +207,20 @@ def test_each_moment_is_one(tmp_path: Path):
     run = Run(tmp_path, 1)
     interrupt = Interrupt(at=100)
     assert interrupt.during(lambda: saves(run))
-    assert ".py:" in interrupt.where
+    assert len(interrupt.moments) == 101
+    assert interrupt.moments[0].startswith("checkpoint/checkpoint.py:")
     assert not Interrupt(at=10**9).during(lambda: saves(run))
+
+
+def test_the_collector_is_on_again():
+    def pause(_: None) -> None:
+        with collector.paused(), collector.paused():
+            assert not gc.isenabled()
+
+    for _ in moments(lambda: None, pause, None):
+        assert gc.isenabled()
+        pause(None)
+        assert gc.isenabled()
 
 
 def interrupted(
@@ -229,17 +254,92 @@ def moments(
     counting = Interrupt()
     subject = prepare()
     assert not counting.during(lambda: action(subject))
-    assert counting.moments > 10
-    for at in range(0, counting.moments, 1 if most is None else counting.moments // most + 1):
+    places = counting.places()
+    for at in places if most is None else places[:: len(places) // most + 1]:
         subject = prepare()
         interrupt = Interrupt(at)
         interrupt.during(lambda subject=subject: action(subject))
-        print("interrupted at", interrupt.where)  # shown if something is wrong
+        print("interrupted at", interrupt.moments[-1])  # shown if something is wrong
         yield subject
 
 
 def nothing_goes_on() -> None:
+    assert gc.isenabled()
     end = time.monotonic() + 10
     while names := [t.name for t in threading.enumerate() if t.name.startswith("milepost")]:
         assert time.monotonic() < end, names
         time.sleep(0.001)
+
+
+def of_torch() -> Any:
+    import torch
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    optimizer = torch.optim.Adam(model.parameters(), foreach=True)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+
+    def step() -> None:
+        model(torch.ones(4, 3)).square().sum().backward()
+        optimizer.step()
+        schedule.step()
+
+    return step, Checkpoint(model=model, optimizer=optimizer, schedule=schedule)
+
+
+def of_keras() -> Any:
+    import keras
+
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dropout(0.5)])
+    model.compile("adam", "mse")
+    inputs = np.ones((4, 3), np.float32)
+    return lambda: model.train_on_batch(inputs, inputs[:, :2]), Checkpoint(model=model)
+
+
+def of_flax() -> Any:
+    import jax.numpy as jnp
+    import optax
+    from flax import nnx
+
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.adam(0.1), wrt=nnx.Param)
+
+    def step() -> None:
+        gradients = nnx.grad(lambda model: (model(jnp.ones((4, 3))) ** 2).sum())(model)
+        optimizer.update(model, gradients)
+
+    return step, Checkpoint(model=model, optimizer=optimizer)
+
+
+@every_moment
+@pytest.mark.parametrize(
+    "make",
+    [of_torch, *(pytest.param(make, marks=pytest.mark.slow) for make in (of_keras, of_flax))],
+    ids=lambda make: make.__name__,
+)
+def test_a_restore_of_a_framework(tmp_path: Path, make, most):
+    step, checkpoint = make()
+
+    def values() -> list[str]:
+        """The digests of all leaves."""
+        shutil.rmtree(tmp_path / "now", ignore_errors=True)
+        checkpoint.save(tmp_path / "now")
+        with milepost.open(tmp_path / "now").latest as snapshot:
+            return [f"{name}: {np.asarray(snapshot[name]).tolist()}" for name in snapshot]
+
+    step()
+    checkpoint.save(tmp_path / "run")
+    before = values()
+    step()
+    after = values()
+    checkpoint.save(tmp_path / "run")
+
+    def prepare() -> None:
+        checkpoint.restore(tmp_path / "run", 2)
+        assert values() == after
+
+    assert before != after
+    for _ in moments(prepare, lambda _: checkpoint.restore(tmp_path / "run", 1), most):
+        nothing_goes_on()
+        assert values() in (before, after)

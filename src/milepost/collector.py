@@ -13,24 +13,24 @@ from collections.abc import Iterator
 
 
 class _Pauses:
-    """How many blocks have it paused."""
+    """The blocks that have it paused. Both methods may be interrupted, and called again."""
 
     def __init__(self) -> None:
         self._turn = threading.RLock()  # reentrant: a signal's handler may save, too
-        self._count = 0
+        self._pauses: set[object] = set()
         self._was_enabled = False
 
-    def begin(self) -> None:
+    def begin(self, pause: object) -> None:
         with self._turn:
-            if self._count == 0:
+            if not self._pauses:
                 self._was_enabled = gc.isenabled()
-                gc.disable()
-            self._count += 1
+            self._pauses.add(pause)
+            gc.disable()
 
-    def end(self) -> None:
+    def end(self, pause: object) -> None:
         with self._turn:
-            self._count -= 1
-            if self._count == 0 and self._was_enabled:
+            self._pauses.discard(pause)
+            if not self._pauses and self._was_enabled:
                 gc.enable()
 
 
@@ -40,8 +40,13 @@ _PAUSES = _Pauses()
 @contextlib.contextmanager
 def paused() -> Iterator[None]:
     """No collections during the block, in any thread: for no longer than a caller waits."""
-    _PAUSES.begin()
+    pause = object()
     try:
+        _PAUSES.begin(pause)
         yield
     finally:
-        _PAUSES.end()
+        try:
+            _PAUSES.end(pause)
+        except BaseException:  # interrupted
+            _PAUSES.end(pause)
+            raise

@@ -139,9 +139,9 @@ def exporting(*loggers: str) -> Iterator[None]:
         UnsupportedObjectError: it cannot export the model.
     """
     before = {name: logging.getLogger(name).level for name in loggers}
-    for name in loggers:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
+        for name in loggers:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield

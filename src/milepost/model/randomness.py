@@ -16,4 +16,8 @@ def unchanged_random_state() -> Iterator[None]:
     try:
         yield
     finally:
-        before.recall()
+        try:
+            before.recall()
+        except BaseException:  # interrupted
+            before.recall()
+            raise

@@ -34,8 +34,8 @@ def without_values(
     key = "uninitialized_variables"
     before = list(global_state.get_global_attribute(key) or [])
     made: list[keras.Variable] = []
-    global_state.set_global_attribute(key, made)
     try:
+        global_state.set_global_attribute(key, made)
         with keras.StatelessScope(initialize_variables=False):
             yield made
     finally:

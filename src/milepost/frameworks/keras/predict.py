@@ -29,12 +29,20 @@ def _state_kept(model: keras.Layer) -> Iterator[None]:
     weights = {id(v) for _, layer in layers_by_path(model) for v in layer._trainable_variables}
     variables = [v for v in layer_variables(model, "").values() if id(v) not in weights]
     before = [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in variables]
-    try:
-        yield
-    finally:
+
+    def put_back() -> None:
         for variable, value in zip(variables, before, strict=True):
             if not np.array_equal(keras.ops.convert_to_numpy(variable.value), value):
                 variable.assign(value)
+
+    try:
+        yield
+    finally:
+        try:
+            put_back()
+        except BaseException:  # interrupted
+            put_back()
+            raise
 
 
 def not_training(model: Any) -> dict[str, bool]:

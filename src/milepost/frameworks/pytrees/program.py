@@ -106,8 +106,8 @@ def _without_places() -> Iterator[None]:
     """No names of files in the program: JAX writes down where each operation was called."""
     config: Any = jax.config
     before = config.jax_hlo_source_file_canonicalization_regex
-    config.update("jax_hlo_source_file_canonicalization_regex", ".*")
     try:
+        config.update("jax_hlo_source_file_canonicalization_regex", ".*")
         yield
     finally:
         config.update("jax_hlo_source_file_canonicalization_regex", before)

@@ -42,12 +42,20 @@ def surroundings(model: nn.Module) -> dict[str, str]:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Every part of the model in evaluation mode, and afterwards as it was."""
     before = [(part, part.training) for part in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
+
+    def put_back() -> None:
         for part, training in before:
             part.training = training
+
+    try:
+        model.eval()
+        yield
+    finally:
+        try:
+            put_back()
+        except BaseException:  # interrupted
+            put_back()
+            raise
 
 
 def _device(model: nn.Module) -> torch.device:

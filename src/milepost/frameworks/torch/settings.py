@@ -62,7 +62,11 @@ def default_dtype(name: str | None) -> Iterator[None]:
             torch.set_default_dtype(dtype)
         yield
     finally:
-        torch.set_default_dtype(before)
+        try:
+            torch.set_default_dtype(before)
+        except BaseException:  # interrupted
+            torch.set_default_dtype(before)
+            raise
 
 
 def _tie(module: nn.Module, name: str, first: str) -> None:
