@@ -69,7 +69,8 @@ class Interrupt:
             raise KeyboardInterrupt
 
     def places(self) -> list[int]:
-        """The moments without those between the first and the last at the same place."""
-        first = {place: at for at, place in reversed([*enumerate(self.moments)])}
-        last = {place: at for at, place in enumerate(self.moments)}
-        return sorted({*first.values(), *last.values()})
+        """The first moment in each line."""
+        found: dict[str, int] = {}
+        for at, place in enumerate(self.moments):
+            found.setdefault(place, at)
+        return list(found.values())

@@ -26,12 +26,20 @@ from milepost.store import Store, prune
 from tests.interrupts import Interrupt
 
 T = TypeVar("T")
-MANY = 25  # moments of each action; one at every place, or two, in the sweep
+# Where threads are handed work, and waited for: these are tried each time, all in the sweep.
+DELICATE = (
+    "checkpoint/background.py",
+    "checkpoint/restore.py",
+    "collector.py",
+    "staging.py",
+    "store/write.py",
+    "workers.py",
+)
+every_moment = pytest.mark.parametrize(
+    "places", [DELICATE, pytest.param("", marks=pytest.mark.slow)], ids=["some", "all"]
+)
 # Of a file that was about to be closed when the interrupt came.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-every_moment = pytest.mark.parametrize(
-    "most", [MANY, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "all"]
-)
 
 
 class Loader:
@@ -86,7 +94,7 @@ class Run:
         """Every step is whole; then one more is saved, and restored by another program."""
         steps = self.steps()
         assert not steps or list(milepost.verify(self.folder)) == []
-        for step in steps:
+        for step in {*steps[:1], *steps[-1:]}:
             other = Run(self.folder, 0, len(self.state["array"]))
             other.checkpoint.restore(self.folder, step)
             assert other.numbers() == {step}
@@ -142,8 +150,8 @@ def verifies(run: Run) -> None:
 @pytest.mark.parametrize(
     "action", [saves, saves_in_the_background, manages], ids=lambda action: action.__name__
 )
-def test_a_save(tmp_path: Path, action, steps, most):
-    for run in interrupted(tmp_path, action, most, steps=steps, value=steps + 1):
+def test_a_save(tmp_path: Path, action, steps, places):
+    for run in interrupted(tmp_path, action, places, steps=steps, value=steps + 1):
         assert run.steps()[-1:] in ([], [steps], [steps + 1])
         assert run.numbers() == {steps + 1}
 
@@ -152,22 +160,21 @@ def test_a_save(tmp_path: Path, action, steps, most):
 @pytest.mark.parametrize(
     "action", [saves_anew, restores, compacts, prunes, verifies], ids=lambda a: a.__name__
 )
-def test_what_is_done_with_a_store(tmp_path: Path, action, most):
-    for run in interrupted(tmp_path, action, most, steps=3):
+def test_what_is_done_with_a_store(tmp_path: Path, action, places):
+    for run in interrupted(tmp_path, action, places, steps=3):
         assert run.numbers() == {3} or (action is restores and run.numbers() == {1})
 
 
-@every_moment
+@pytest.mark.slow
 @pytest.mark.parametrize("action", [saves, saves_in_little_memory], ids=lambda a: a.__name__)
-def test_a_save_of_several_buffers(tmp_path: Path, action, most):
+def test_a_save_of_several_buffers(tmp_path: Path, action):
     size = CHUNK_BYTES  # of four bytes each
-    most = most // 4 if most else 100  # each takes half a second
-    for run in interrupted(tmp_path, action, most, size=size, steps=1, value=2):
+    for run in interrupted(tmp_path, action, DELICATE, size=size, steps=1, value=2):
         assert run.numbers() == {2}
 
 
 @every_moment
-def test_a_model(tmp_path: Path, most):
+def test_a_model(tmp_path: Path, places):
     import torch
 
     path = tmp_path / "model.safetensors"
@@ -193,11 +200,11 @@ def test_a_model(tmp_path: Path, most):
     def is_as_before(model: torch.nn.Module) -> bool:
         return all(part.training for part in model.modules()) and torch.initial_seed() == 5
 
-    for model in moments(prepare, save, most):
+    for model in moments(prepare, save, places):
         nothing_goes_on()
         assert is_as_before(model)
         assert loaded() in (1, 2)
-    for model in moments(prepare, lambda model: milepost.load_model(path, replay=True), most):
+    for model in moments(prepare, lambda model: milepost.load_model(path, replay=True), places):
         nothing_goes_on()
         assert is_as_before(model)
 
@@ -217,14 +224,18 @@ def test_the_collector_is_on_again():
         with collector.paused(), collector.paused():
             assert not gc.isenabled()
 
-    for _ in moments(lambda: None, pause, None):
+    for _ in moments(lambda: None, pause, ""):
         assert gc.isenabled()
         pause(None)
         assert gc.isenabled()
 
 
 def interrupted(
-    folder: Path, action: Callable[[Run], None], most: int | None, value: int = 3, **made: int
+    folder: Path,
+    action: Callable[[Run], None],
+    places: str | tuple[str, ...],
+    value: int = 3,
+    **made: int,
 ) -> Iterator[Run]:
     """A run for each moment, in which the action was interrupted then; checked afterwards."""
     folders = (folder / str(number) for number in itertools.count())
@@ -234,7 +245,7 @@ def interrupted(
         run.set(value)
         return run
 
-    for run in moments(prepare, action, most):
+    for run in moments(prepare, action, places):
         run.checkpoint.wait()
         nothing_goes_on()
         if run.folder.exists():
@@ -247,15 +258,16 @@ def interrupted(
 
 
 def moments(
-    prepare: Callable[[], T], action: Callable[[T], object], most: int | None
+    prepare: Callable[[], T], action: Callable[[T], object], places: str | tuple[str, ...]
 ) -> Iterator[T]:
     """What was prepared for each moment, once the action was interrupted then."""
     action(prepare())  # what happens only once in a process
     counting = Interrupt()
     subject = prepare()
     assert not counting.during(lambda: action(subject))
-    places = counting.places()
-    for at in places if most is None else places[:: len(places) // most + 1]:
+    for at in counting.places():
+        if not counting.moments[at].startswith(places):
+            continue
         subject = prepare()
         interrupt = Interrupt(at)
         interrupt.during(lambda subject=subject: action(subject))
@@ -318,7 +330,7 @@ def of_flax() -> Any:
     [of_torch, *(pytest.param(make, marks=pytest.mark.slow) for make in (of_keras, of_flax))],
     ids=lambda make: make.__name__,
 )
-def test_a_restore_of_a_framework(tmp_path: Path, make, most):
+def test_a_restore_of_a_framework(tmp_path: Path, make, places):
     step, checkpoint = make()
 
     def values() -> list[str]:
@@ -340,6 +352,6 @@ def test_a_restore_of_a_framework(tmp_path: Path, make, most):
         assert values() == after
 
     assert before != after
-    for _ in moments(prepare, lambda _: checkpoint.restore(tmp_path / "run", 1), most):
+    for _ in moments(prepare, lambda _: checkpoint.restore(tmp_path / "run", 1), places):
         nothing_goes_on()
         assert values() in (before, after)
