@@ -1,4 +1,4 @@
-"""Ctrl-C at every moment: `KeyboardInterrupt` wherever Python may raise it in milepost's code.
+"""Ctrl-C: by a signal, and at every moment where Python may raise `KeyboardInterrupt`.
 
 A signal's handler runs in the main thread between two bytecodes, and not between any two: only
 after a call, on entering a function, and where a loop jumps back (`eval_breaker` in CPython's
@@ -7,9 +7,12 @@ after a call, on entering a function, and where a loop jumps back (`eval_breaker
 
 from __future__ import annotations
 
+import contextlib
 import dis
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -74,3 +77,21 @@ class Interrupt:
         for at, place in enumerate(self.moments):
             found.setdefault(place, at)
         return list(found.values())
+
+
+@contextlib.contextmanager
+def ctrl_c(*seconds: float) -> Iterator[None]:
+    """Sends SIGINT to this process so many seconds after the block has begun."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    main = threading.main_thread().ident  # which the system prefers, too
+    timers = [
+        threading.Timer(after, signal.pthread_kill, [main, signal.SIGINT]) for after in seconds
+    ]
+    for timer in timers:
+        timer.start()
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.join()
+        signal.signal(signal.SIGINT, before)

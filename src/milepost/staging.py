@@ -281,14 +281,10 @@ class Transfer(Generic[T]):
             self._result.set_exception(error)
 
     def fill(self, candidates: Iterable[Candidate], slots: Slots) -> None:
-        """Copy pieces of arrays; if that fails, nothing is written."""
-        try:
-            if not self._copies_first:
-                self._begin()
-            self._staging.fill(candidates, slots)
-        except BaseException as error:
-            self.abandon(error)
-            raise
+        """Copy pieces of arrays. They may be changed once this returns."""
+        if not self._copies_first:
+            self._begin()
+        self._staging.fill(candidates, slots)
 
     def fill_later(self, candidates: Sequence[Candidate], slots: Slots) -> None:
         """Copy pieces that can never change, in a thread of their own; nothing follows them."""
@@ -297,9 +293,11 @@ class Transfer(Generic[T]):
             return
 
         def fill() -> None:
-            with contextlib.suppress(BaseException):  # which `fill` has handed over
-                self.fill(candidates, slots)
-                self.end()
+            try:
+                self._staging.fill(candidates, slots)
+                self._staging.end()
+            except BaseException as error:
+                self._staging.end(error)
 
         self._filler = None
         if self._has_begun:
@@ -319,9 +317,14 @@ class Transfer(Generic[T]):
         return self._result.done()
 
     @property
+    def cancelled(self) -> bool:
+        """Whether it was abandoned before it had begun."""
+        return self._result.cancelled()
+
+    @property
     def failed(self) -> bool:
         """Whether it has ended without a result."""
-        return self.done and (self._result.cancelled() or self._result.exception() is not None)
+        return self.done and (self.cancelled or self._result.exception() is not None)
 
     @property
     def is_filled_here(self) -> bool:
@@ -354,7 +357,7 @@ class Transfer(Generic[T]):
 
     def abandon(self, error: BaseException) -> None:
         """Write nothing more, because of this error, and wait until that is so."""
-        self._filler = None
+        self._filler = None  # whoever is interrupted here waits again
         if not self._result.cancel():  # it has begun
             self._staging.end(error)
             self._staging.stop()

@@ -15,6 +15,7 @@ from milepost import BackgroundSave, Checkpoint, CheckpointManager, KeepLast, er
 from milepost.storage.faults import FaultyFileSystem, disk_full
 from milepost.storage.local import LocalStorage
 from milepost.store import Store, verify_store
+from tests.interrupts import ctrl_c
 
 SIZE = 5_000_000  # elements: more than one chunk
 
@@ -163,6 +164,49 @@ def test_an_error_is_raised_once_at_the_next_occasion(tmp_path: Path, how: str):
     assert report.step == 2
     assert saved(tmp_path, "array")[0] == 1
     assert list(verify_store(Store.open(storage))) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are different there")
+class TestCtrlC:
+    """While a save waits for the disk, which takes some time more."""
+
+    @pytest.fixture
+    def disk(self) -> Gate:
+        return Gate()
+
+    def test_whoever_waits_can_wait_again(self, tmp_path: Path, disk: Gate):
+        checkpoint = Checkpoint(array=np.ones(SIZE))
+        save = checkpoint.save(LocalStorage(tmp_path, disk), background=True)
+        for wait in (checkpoint.wait, save.wait):
+            with pytest.raises(KeyboardInterrupt), ctrl_c(0.1):
+                wait()
+            assert not save.done
+        threading.Timer(0.1, disk.opened.set).start()
+        checkpoint.wait()
+        assert save.done
+        assert milepost.open(tmp_path).steps == [1]
+
+    @pytest.mark.parametrize("times", [1, 2])
+    def test_a_save_that_is_interrupted_goes_on_for_nobody(self, tmp_path: Path, disk: Gate, times):
+        """Interrupted twice, it no longer waits for its threads; but whoever comes next does."""
+        checkpoint = Checkpoint(array=np.arange(2 * SIZE))  # more than a save copies at once
+        storage = LocalStorage(tmp_path, disk)
+        opens = threading.Timer(0.4, disk.opened.set)
+        opens.start()
+        with pytest.raises(KeyboardInterrupt), ctrl_c(*[0.1, 0.2][:times]):
+            checkpoint.save(storage)
+        assert disk.opened.is_set() == (times == 1)
+        with storage.lock(exclusive=True, wait=False) as is_alone:
+            assert is_alone == (times == 1)
+        checkpoint.wait()
+        assert disk.opened.is_set()
+        calls = len(disk.calls)
+        time.sleep(0.1)
+        assert len(disk.calls) == calls
+        assert milepost.open(tmp_path).steps == []
+        assert list((tmp_path / "partial").iterdir()) == list((tmp_path / "data").iterdir()) == []
+        checkpoint.save(storage)
+        np.testing.assert_array_equal(saved(tmp_path, "array"), np.arange(2 * SIZE))
 
 
 def test_an_object_that_cannot_be_saved_is_an_error_at_once(tmp_path: Path):

@@ -174,10 +174,14 @@ class Writer:
                 live=live,
                 after=after,
             )
-            with Transfer(save.run, copies_first=not live) as transfer:
-                self._running = transfer
-                yield data, transfer
-            stack.pop_all()  # the thread that writes lets go of the lock
+            transfer = Transfer(save.run, copies_first=not live)
+            try:
+                with transfer:
+                    self._running = transfer
+                    yield data, transfer
+            finally:
+                if not transfer.cancelled:
+                    stack.pop_all()  # the thread that writes lets go of the lock
 
     def note(self, step: int) -> None:
         """What this step holds is remembered: its manifest need not be read."""
