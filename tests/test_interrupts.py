@@ -32,6 +32,8 @@ DELICATE = (
     "checkpoint/restore.py",
     "collector.py",
     "staging.py",
+    "store/prune.py",
+    "store/verify.py",
     "store/write.py",
     "workers.py",
 )
@@ -265,9 +267,9 @@ def moments(
     counting = Interrupt()
     subject = prepare()
     assert not counting.during(lambda: action(subject))
-    for at in counting.places():
-        if not counting.moments[at].startswith(places):
-            continue
+    chosen = [at for at in counting.places() if counting.moments[at].startswith(places)]
+    assert chosen
+    for at in chosen:
         subject = prepare()
         interrupt = Interrupt(at)
         interrupt.during(lambda subject=subject: action(subject))
