@@ -40,8 +40,11 @@ DELICATE = (
 every_moment = pytest.mark.parametrize(
     "places", [DELICATE, pytest.param("", marks=pytest.mark.slow)], ids=["some", "all"]
 )
-# Of a file that was about to be closed when the interrupt came.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    # Of a file that was about to be closed when the interrupt came.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.timeout(900),  # for the sweep
+]
 
 
 class Loader:
