@@ -273,7 +273,10 @@ class Transfer(Generic[T]):
             time.sleep(_HEAD_START)
         later, self._later = self._later, None
         if later is not None:
-            threading.Thread(target=later, name="milepost-copy").start()
+            try:
+                threading.Thread(target=later, name="milepost-copy").start()
+            except RuntimeError as error:  # the system allows no more
+                self._staging.end(error)
         try:
             self._result.set_result(write(self._staging))
         except BaseException as error:

@@ -166,6 +166,29 @@ def test_an_error_is_raised_once_at_the_next_occasion(tmp_path: Path, how: str):
     assert list(verify_store(Store.open(storage))) == []
 
 
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("name", ["save", "copy", "digest", "write"])
+def test_a_system_that_allows_no_more_threads(tmp_path: Path, monkeypatch, name, background):
+    import jax.numpy as jnp
+
+    checkpoint = Checkpoint(constant=jnp.arange(SIZE))
+    start, kinds = threading.Thread.start, {f"milepost-{name}"}
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name in kinds:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start"):  # noqa: PT012
+        checkpoint.save(tmp_path, background=background)
+        checkpoint.wait()
+    kinds.clear()
+    assert checkpoint.save(tmp_path).step == 1
+    with LocalStorage(tmp_path).lock(exclusive=True, wait=False) as is_free:
+        assert is_free
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are different there")
 class TestCtrlC:
     """While a save waits for the disk, which takes some time more."""
