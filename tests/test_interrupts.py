@@ -35,6 +35,7 @@ DELICATE = (
     "store/prune.py",
     "store/verify.py",
     "store/write.py",
+    "undoing.py",
     "workers.py",
 )
 every_moment = pytest.mark.parametrize(

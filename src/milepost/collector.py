@@ -11,6 +11,8 @@ import gc
 import threading
 from collections.abc import Iterator
 
+from milepost.undoing import undoing
+
 
 class _Pauses:
     """The blocks that have it paused. Both methods may be interrupted, and called again."""
@@ -41,12 +43,6 @@ _PAUSES = _Pauses()
 def paused() -> Iterator[None]:
     """No collections during the block, in any thread: for no longer than a caller waits."""
     pause = object()
-    try:
+    with undoing(lambda: _PAUSES.end(pause)):
         _PAUSES.begin(pause)
         yield
-    finally:
-        try:
-            _PAUSES.end(pause)
-        except BaseException:  # interrupted
-            _PAUSES.end(pause)
-            raise

@@ -223,24 +223,20 @@ class Staging:
         begun: deque[tuple[Batch, Future[None]]] = deque()
         open_ended = True
         with Workers(_THREADS, "milepost-digest") as workers:
-            try:
-                while begun or open_ended:
-                    idle = begun and self._batches.empty()
-                    if open_ended and len(begun) < _THREADS and not idle:
-                        found = self._batches.get()
-                        if isinstance(found, BaseException):
-                            raise found
-                        if found is None:
-                            open_ended = False
-                        else:
-                            begun.append((found, workers.submit(_digest_copy, found)))
-                        continue
-                    batch, job = begun.popleft()
-                    job.result()
-                    yield batch
-            except BaseException:
-                workers.cancel()
-                raise
+            while begun or open_ended:
+                idle = begun and self._batches.empty()
+                if open_ended and len(begun) < _THREADS and not idle:
+                    found = self._batches.get()
+                    if isinstance(found, BaseException):
+                        raise found
+                    if found is None:
+                        open_ended = False
+                    else:
+                        begun.append((found, workers.submit(_digest_copy, found)))
+                    continue
+                batch, job = begun.popleft()
+                job.result()
+                yield batch
 
 
 class Transfer(Generic[T]):

@@ -52,16 +52,16 @@ class Workers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None:
+            self._abandon()
+            return
         try:
             self._jobs.put(self._end)
-            if error is None:
-                for thread in self._threads:
-                    thread.join()
-                return
-        except BaseException:
+            for thread in self._threads:
+                thread.join()
+        except BaseException:  # interrupted
             self._abandon()
             raise
-        self._abandon()
 
     def submit(
         self, function: Callable[P, T], /, *arguments: P.args, **options: P.kwargs

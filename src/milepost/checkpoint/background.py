@@ -52,14 +52,10 @@ class BackgroundSave:
 
         Raises whatever the save failed with: as `Checkpoint.save`.
         """
-        self.settle()
+        self._transfer.settle()
         _unfinished.discard(self)
         self._told = True
         return self._transfer.result()
-
-    def settle(self) -> None:
-        """Wait until it has ended, however."""
-        self._transfer.settle()
 
     def raise_if_failed(self) -> None:
         """Wait, and raise what the save failed with, unless it was raised before."""

@@ -181,13 +181,13 @@ class Checkpoint:
 
         Raises what it failed with, as `save`, unless that was raised before.
         """
-        if self._background is not None:
-            self._background.settle()  # who is interrupted here can wait again
-            before, self._background = self._background, None
-            if before is not None:
-                before.raise_if_failed()
-        for writer in self._writers.values():
-            writer.settle()  # a save that was interrupted before anybody knew that it goes on
+        # Before it is forgotten, for who is interrupted here waits again. And a save may go on
+        # whose caller was interrupted before it was known here.
+        for writer in list(self._writers.values()):
+            writer.settle()
+        before, self._background = self._background, None
+        if before is not None:
+            before.raise_if_failed()
 
     def restore(
         self,

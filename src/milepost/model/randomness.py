@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from milepost.frameworks.random import RememberedRandomness
+from milepost.undoing import undoing
 
 
 @contextlib.contextmanager
@@ -13,11 +14,5 @@ def unchanged_random_state() -> Iterator[None]:
     """Put all global random generators back where they were, whatever happens inside."""
     before = RememberedRandomness()
     before.remember()
-    try:
+    with undoing(before.recall):
         yield
-    finally:
-        try:
-            before.recall()
-        except BaseException:  # interrupted
-            before.recall()
-            raise

@@ -325,17 +325,14 @@ def create_locked(
     """
     while True:
         partial = os.path.join(folder, f".{base}.{secrets.token_hex(8)}.partial")
-        with _removed_on_error(fs, partial):
+        with _removed_on_error(fs, partial), contextlib.ExitStack() as opened:
             handle = fs.create(partial)
-            try:
-                with contextlib.suppress(FileNotFoundError):
-                    alive.enter_context(fs.lock(partial, exclusive=True, wait=True))
-                    if fs.exists(partial):
-                        return partial, handle
-            except BaseException:
-                fs.close(handle)
-                raise
-            fs.close(handle)
+            opened.callback(fs.close, handle)
+            with contextlib.suppress(FileNotFoundError):
+                alive.enter_context(fs.lock(partial, exclusive=True, wait=True))
+                if fs.exists(partial):
+                    opened.pop_all()
+                    return partial, handle
 
 
 def remove_dead(fs: FileSystem, folder: str, base: str) -> None:

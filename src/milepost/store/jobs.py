@@ -82,18 +82,14 @@ def encoded(jobs: Sequence[Job], packs: Packs, threads: int) -> Iterator[tuple[J
             recoders.append(recoder)
 
     with Workers(threads, "milepost-compact") as workers:
-        try:
-            for some in grouped(jobs, lambda job: job.chunk.nbytes, _JOB_BYTES):
-                running.append((some, workers.submit(encode, some)))
-                if len(running) > threads:
-                    first, future = running.popleft()
-                    yield from zip(first, future.result(), strict=True)
-            while running:
+        for some in grouped(jobs, lambda job: job.chunk.nbytes, _JOB_BYTES):
+            running.append((some, workers.submit(encode, some)))
+            if len(running) > threads:
                 first, future = running.popleft()
                 yield from zip(first, future.result(), strict=True)
-        except BaseException:
-            workers.cancel()
-            raise
+        while running:
+            first, future = running.popleft()
+            yield from zip(first, future.result(), strict=True)
 
 
 def _best(job: Job, packs: Packs, recoder: Recoder) -> Found:

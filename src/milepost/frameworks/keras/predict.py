@@ -11,6 +11,7 @@ import numpy as np
 import keras
 from milepost.dtypes import Array
 from milepost.frameworks.keras.naming import layer_variables, layers_by_path
+from milepost.undoing import undoing
 
 
 def predict(model: keras.Model, inputs: Any) -> Any:
@@ -35,14 +36,8 @@ def _state_kept(model: keras.Layer) -> Iterator[None]:
             if not np.array_equal(keras.ops.convert_to_numpy(variable.value), value):
                 variable.assign(value)
 
-    try:
+    with undoing(put_back):
         yield
-    finally:
-        try:
-            put_back()
-        except BaseException:  # interrupted
-            put_back()
-            raise
 
 
 def not_training(model: Any) -> dict[str, bool]:

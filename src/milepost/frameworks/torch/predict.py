@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from milepost.frameworks.torch.tensors import from_array
+from milepost.undoing import undoing
 
 
 def predict(model: nn.Module, inputs: Any) -> Any:
@@ -47,15 +48,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         for part, training in before:
             part.training = training
 
-    try:
+    with undoing(put_back):
         model.eval()
         yield
-    finally:
-        try:
-            put_back()
-        except BaseException:  # interrupted
-            put_back()
-            raise
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -15,6 +15,7 @@ from torch import nn
 from milepost.frameworks.torch.known import DTYPES
 from milepost.frameworks.torch.modules import firsts, get_tensor, laid_out, set_tensor, ties
 from milepost.state import LeafSpec
+from milepost.undoing import undoing
 
 
 def settings(module: nn.Module) -> dict[str, Any]:
@@ -57,16 +58,10 @@ def settle(
 def default_dtype(name: str | None) -> Iterator[None]:
     """Constructors compute in the dtype that was PyTorch's default when the model was saved."""
     before, dtype = torch.get_default_dtype(), DTYPES.get(str(name))
-    try:
+    with undoing(lambda: torch.set_default_dtype(before)):
         if dtype is not None and dtype.is_floating_point:
             torch.set_default_dtype(dtype)
         yield
-    finally:
-        try:
-            torch.set_default_dtype(before)
-        except BaseException:  # interrupted
-            torch.set_default_dtype(before)
-            raise
 
 
 def _tie(module: nn.Module, name: str, first: str) -> None:
